@@ -1,0 +1,30 @@
+# Set-up needs git, make, a C compiler and Python only. PYTHON=... picks an interpreter.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check slow clean
+
+demo: $(VENV)/installed
+	$(BIN)/jaxcnn train experiments/lenet_digits.py
+	$(BIN)/jaxcnn report experiments/lenet_digits.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy jaxcnn scripts experiments
+
+$(VENV)/installed: pyproject.toml scripts/find_python.sh
+	rm -rf $(VENV)
+	"$$(PYTHON='$(PYTHON)' sh scripts/find_python.sh)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,20 @@
+"""LeNet-5 on Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, 1708.07747), by the recipe of `lenet_mnist`.
+
+The paper's benchmark lists no LeNet; its best classical method, an SVM, has 89.7 % test accuracy (table 3).
+Command: jaxcnn train experiments/lenet_fashion_mnist.py
+Not measured by us: the data set cannot be downloaded where our results are made.
+"""
+
+from dataclasses import replace
+
+from lenet_mnist import EXPERIMENT as LENET_MNIST
+
+from jaxcnn import DataConfig
+
+EXPERIMENT = replace(
+    LENET_MNIST,
+    name="lenet_fashion_mnist",
+    paper="LeCun et al. 1998 on the data of Xiao et al. 2017, 1708.07747",
+    published="",
+    data=DataConfig(source="tfds", name="fashion_mnist", pad_crop=2, flip=True),
+)

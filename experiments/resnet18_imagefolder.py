@@ -1,0 +1,18 @@
+"""ResNet-18 on your own folder of images: FOLDER/train/CLASS/*.jpg and FOLDER/test/CLASS/*.jpg.
+
+With only FOLDER/CLASS/*.jpg, say which part is which: --data.train-split 'train[:80%]' --data.test-split 'train[80%:]'.
+Command: jaxcnn train experiments/resnet18_imagefolder.py --data.path FOLDER
+"""
+
+from pathlib import Path
+
+from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+
+EXPERIMENT = Experiment(
+    name="resnet18_imagefolder",
+    model=ModelConfig(name="resnet18"),
+    data=DataConfig(source="folder", path=Path("images"), image_size=224, pad_crop=16, flip=True),
+    optim=OptimConfig(name="nesterov", learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
+    schedule=ScheduleConfig(name="cosine", warmup_steps=100),
+    train=TrainConfig(batch_size=64, epochs=30, label_smoothing=0.1, log_every=20),
+)

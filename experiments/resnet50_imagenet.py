@@ -1,0 +1,37 @@
+"""ResNet-50 on ImageNet, 90 epochs.
+
+Paper: He et al. 2015, 1512.03385; the recipe for large batches is Goyal et al. 2017, 1706.02677: batch 256 at rate
+0.1, momentum 0.9, weight decay 1e-4, five epochs of warm-up, the rate divided by 10 at epochs 30, 60 and 80, and the
+last BatchNorm of each block starting at zero. torchvision's weights of this recipe have 23.87 % top-1 error.
+Command: jaxcnn train experiments/resnet50_imagenet.py
+  --train.label-smoothing 0.1 is the usual option.
+Not measured by us yet: it needs ImageNet and an accelerator, and it needs the streaming path for images of
+differing sizes; until that exists the images must fit the devices' memory.
+"""
+
+from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+
+_EPOCH = -(-1_281_167 // 256)
+
+EXPERIMENT = Experiment(
+    name="resnet50_imagenet",
+    paper="He et al. 2015, 1512.03385; Goyal et al. 2017, 1706.02677",
+    published="top-1 error 23.87 % (torchvision V1, single crop)",
+    model=ModelConfig(name="resnet50", dtype="bfloat16", options={"zero_gamma": True}),
+    data=DataConfig(
+        source="tfds",
+        name="imagenet2012",
+        test_split="validation",
+        image_size=224,
+        flip=True,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    optim=OptimConfig(
+        name="momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*kernel",)
+    ),
+    schedule=ScheduleConfig(
+        name="step", warmup_steps=5 * _EPOCH, boundaries=(30 * _EPOCH, 60 * _EPOCH, 80 * _EPOCH)
+    ),
+    train=TrainConfig(batch_size=256, epochs=90),
+)

@@ -1,0 +1,46 @@
+"""Convolutional networks in JAX: the classic architectures, exact, reproducible and fast."""
+
+from typing import TYPE_CHECKING, Any
+
+from jaxcnn.models import create
+
+if TYPE_CHECKING:
+    from jaxcnn.data import DataConfig
+    from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
+    from jaxcnn.runs import Run, load_run, resume, run
+    from jaxcnn.train.optim import OptimConfig
+    from jaxcnn.train.schedules import ScheduleConfig
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "EvalConfig",
+    "Experiment",
+    "ModelConfig",
+    "OptimConfig",
+    "Run",
+    "ScheduleConfig",
+    "TrainConfig",
+    "create",
+    "load_run",
+    "resume",
+    "run",
+]
+
+# Loaded when first asked for: models and layers then need neither Orbax nor a data set library.
+_HOMES = {
+    "jaxcnn.data": ("DataConfig",),
+    "jaxcnn.experiment": ("CheckpointConfig", "EvalConfig", "Experiment", "ModelConfig", "TrainConfig"),
+    "jaxcnn.runs": ("Run", "load_run", "resume", "run"),
+    "jaxcnn.train.optim": ("OptimConfig",),
+    "jaxcnn.train.schedules": ("ScheduleConfig",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib
+
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")

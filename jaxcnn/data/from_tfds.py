@@ -1,0 +1,162 @@
+"""TensorFlow Datasets by name, read record by record without TensorFlow."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.data import images as imaging
+from jaxcnn.data.config import DataConfig
+from jaxcnn.data.dataset import Split, check_split
+from jaxcnn.errors import UsageError, unknown
+
+# What numpy raises for a file that is missing, cut off or damaged.
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def open_builder(config: DataConfig) -> Any:
+    """Return the prepared TFDS builder, downloading and preparing it first where that is needed and allowed.
+
+    Raises:
+        UsageError: for an unknown name, a data set that is not there and cannot be prepared, or one prepared
+            in files without random access.
+    """
+    import tensorflow_datasets as tfds
+
+    if not config.name:
+        raise UsageError("data.source tfds needs data.name, for example mnist")
+    data_dir = None if config.path is None else os.fspath(config.path.expanduser())
+    try:
+        builder = tfds.builder(config.name, data_dir=data_dir)
+        if not _is_prepared(builder):
+            builder = tfds.builder(config.name, data_dir=data_dir, file_format="array_record")
+    except tfds.core.DatasetNotFoundError:
+        raise unknown(
+            "TFDS data set", config.name, tfds.list_builders(with_community_datasets=False)
+        ) from None
+    except (ValueError, AssertionError) as error:
+        name, _, variant = config.name.partition("/")
+        variants = tfds.builder_cls(name).builder_configs
+        if variant and variants and variant not in variants:
+            raise unknown(f"configuration of {name}", variant, variants) from None
+        raise UsageError(f"TFDS data set {config.name!r}: {' '.join(str(error).split())[:300]}") from error
+    if not _is_prepared(builder):
+        _download(builder, config.download)
+    if builder.info.file_format.value != "array_record":
+        raise UsageError(
+            f"{builder.data_path} holds {builder.info.file_format.value} files, which have no random access: "
+            f"prepare it again with 'tfds build {config.name} --file_format=array_record'"
+        )
+    return builder
+
+
+def _is_prepared(builder: Any) -> bool:
+    return (Path(builder.data_path) / "dataset_info.json").is_file()
+
+
+def _download(builder: Any, allowed: bool) -> None:
+    name = builder.info.full_name.rpartition("/")[0]  # without the version
+    missing = f"TFDS data set {name!r} is not prepared in {builder.data_dir_root}"
+    advice = (
+        "prepare it where there is a network, with 'pip install tensorflow importlib_resources' and "
+        f"'tfds build {name} --file_format=array_record', or name its folder with --data.path"
+    )
+    if not allowed:
+        raise UsageError(f"{missing}, and data.download is off; {advice}")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # network, disk, checksums, a missing package: TFDS has no common type
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"{missing}, and the download failed ({type(error).__name__}: {reason[:200]}); {advice}"
+        ) from error
+
+
+def find_features(info: Any) -> tuple[str, str]:
+    """Return the names of the image and the class feature of a classification data set."""
+    import tensorflow_datasets as tfds
+
+    features = info.features
+    names = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    images = [name for name, value in names.items() if isinstance(value, tfds.features.Image)]
+    labels = [name for name, value in names.items() if isinstance(value, tfds.features.ClassLabel)]
+    for image, label in (info.supervised_keys or ("image", "label"), ("image", "label")):
+        if image in images and label in labels:
+            break
+    else:
+        raise UsageError(
+            f"TFDS data set {info.full_name!r} is not for image classification: it has the features "
+            f"{', '.join(names) or type(features).__name__}, an image and one class label are needed"
+        )
+    if features[image].np_dtype != np.uint8:
+        raise UsageError(
+            f"TFDS data set {info.full_name!r}: images are {np.dtype(features[image].np_dtype)}, not uint8"
+        )
+    return image, label
+
+
+def read(builder: Any, split: str, image: str, label: str, size: int | None, resize: imaging.Resize) -> Split:
+    """Return a whole split, decoded; from the user's cache where these files were decoded before."""
+    path = _cache_path(builder, split, image, label, size, resize)
+    # np.load checks the CRC of each array; a damaged file is decoded anew.
+    with contextlib.suppress(*_UNREADABLE), path.open("rb") as raw, np.load(raw) as file:
+        return Split(file["images"], file["labels"])
+    result = _decode(builder, split, image, label, size, resize)
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+        _save(path, result)
+    return result
+
+
+def _decode(
+    builder: Any, split: str, image: str, label: str, size: int | None, resize: imaging.Resize
+) -> Split:
+    import tensorflow_datasets as tfds
+
+    records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+    channels = builder.info.features[image].shape[-1] or 3
+    if channels not in (1, 3):
+        raise UsageError(
+            f"TFDS data set {builder.info.full_name!r}: images have {channels} channels, not 1 or 3"
+        )
+    labels = np.zeros(len(records), np.int64)
+
+    def decode(indices: Sequence[int]) -> Iterator[np.ndarray]:
+        for index, record in zip(indices, records.__getitems__(list(indices)), strict=True):
+            labels[index] = record[label]
+            yield imaging.decode(record[image], channels, size, resize)
+
+    images = imaging.stack(len(records), decode, lambda index: f"record {index}")
+    return check_split(images, labels, f"TFDS data set {builder.info.full_name!r}, split {split!r}")
+
+
+def _cache_path(builder: Any, split: str, *options: object) -> Path:
+    """Return a path that changes with the prepared files and with how they are decoded."""
+    folder = Path(builder.data_path)
+    stamp = hashlib.sha256(repr(options).encode())
+    for file in sorted(folder.iterdir()):
+        status = file.stat()
+        stamp.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    stamp.update((folder / "dataset_info.json").read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    name = f"{builder.info.full_name.replace('/', '-')}-{split}-{stamp.hexdigest()[:16]}.npz"
+    return root / "jaxcnn" / "data" / name
+
+
+def _save(path: Path, split: Split) -> None:
+    """Write the arrays, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, images=split.images, labels=split.labels)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

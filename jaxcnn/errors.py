@@ -1,0 +1,33 @@
+"""Errors that are the user's to mend: one clear line each, with the nearest valid choice."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A mistake in what was asked for. The command line prints the message alone and exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on (non-finite loss, full disk, no good checkpoint). Exits with 1."""
+
+
+def nearest(value: str, choices: Iterable[str]) -> str | None:
+    """Return the choice most alike `value`, or None where nothing is alike."""
+    names = list(choices)
+    lowered = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(value.lower(), lowered, n=1, cutoff=0.5)
+    return lowered[found[0]] if found else None
+
+
+def unknown(what: str, value: str, choices: Iterable[str]) -> UsageError:
+    """Return the error for a name that is not among `choices`.
+
+    >>> unknown("model", "resnt20", ["lenet5", "resnet20"]).args[0]
+    "unknown model 'resnt20': did you mean 'resnet20'?"
+    """
+    names = sorted(choices)
+    guess = nearest(value, names)
+    if guess is not None:
+        return UsageError(f"unknown {what} {value!r}: did you mean {guess!r}?")
+    return UsageError(f"unknown {what} {value!r}: valid choices are {', '.join(names)}")

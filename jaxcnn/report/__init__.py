@@ -1,0 +1,1 @@
+"""Run folders in, tables and figures out; the only room that imports matplotlib (lazily)."""

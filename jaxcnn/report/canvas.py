@@ -1,0 +1,65 @@
+"""What figures are drawn on: one style, the Agg renderer, PNG bytes that depend on the drawing alone."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from jaxcnn.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
+    "font.size": 10,
+    "text.parse_math": False,  # a class may be named "$1 to $2"
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "legend.frameon": False,
+    "figure.titleweight": "bold",
+}
+
+
+def house_style() -> Any:
+    """Return the context all drawing happens in: our style over matplotlib's defaults, not the user's.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.style
+    except ImportError:
+        raise UsageError("figures need matplotlib: pip install 'jaxcnn[report]'") from None
+    return matplotlib.style.context(["default", STYLE])
+
+
+def blank(width: float, height: float) -> "Figure":
+    """Return an empty figure of that many inches, rendered by Agg and outside pyplot's state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def notice(title: str, text: str) -> "Figure":
+    """Return a figure that says why there is nothing to draw."""
+    figure = blank(6, 1.5)
+    figure.suptitle(title)
+    figure.text(0.5, 0.4, text, ha="center", va="center")
+    return figure
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a figure as the bytes of a PNG file, free of dates and versions: equal figures, equal bytes."""
+    content = io.BytesIO()
+    with house_style():
+        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
+    return content.getvalue()

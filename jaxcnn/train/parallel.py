@@ -1,0 +1,182 @@
+"""How a step is compiled: `jit` over a mesh (one global view) or `pmap` (one view per device).
+
+Nothing outside this file knows which one is in use. Both take batches made in the global view, so shuffling and
+augmentation are the same bits for every number of devices; both return states that `view` turns into the global,
+replicated form that evaluation and checkpoints read.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxcnn.errors import UsageError
+from jaxcnn.train.state import TrainState, Tree
+from jaxcnn.train.step import Batch, TrainStep
+
+Window = dict[str, jax.Array]
+MakeBatch = Callable[..., Batch]
+CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, jax.Array]]
+NEVER = np.iinfo(np.int32).max
+
+
+def accumulate(window: Window, sums: Window, step: jax.Array) -> Window:
+    """Add one step's sums; `step` is the number of steps done with it."""
+    added = {name: window[name] + sums[name] for name in sums}
+    bad = jnp.where(jnp.isfinite(sums["loss"]), NEVER, step)
+    return added | {"bad_step": jnp.minimum(window["bad_step"], bad)}
+
+
+class Jit:
+    """One program in the global view over a mesh of all devices: BatchNorm sees the global batch."""
+
+    step_axis: str | None = None  # the mapped axis that `make_train_step` reduces over
+    norm_axis: str | None = None  # the mapped axis that BatchNorm averages its statistics over
+
+    def __init__(self, devices: list[jax.Device]) -> None:
+        """Lay the devices out on one axis, `data`."""
+        self.mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.sharded = NamedSharding(self.mesh, PartitionSpec("data"))
+
+    def place(self, tree: Tree) -> Tree:
+        """Return the tree of arrays (the same on every process) replicated over all devices."""
+        return jax.device_put(tree, self.replicated)
+
+    def view(self, tree: Any) -> Any:
+        """Return the state or window of a compiled step as `place` gave it: global and replicated."""
+        return tree
+
+    def empty_window(self) -> Window:
+        """Return the sums over no step: what is accumulated on the device between two rows of the log."""
+        zero = np.zeros((), np.int32)
+        names = {"loss": np.zeros((), np.float32), "correct": zero, "correct_top5": zero, "count": zero}
+        # bad_step: the first step whose loss was not finite.
+        return self.place(names | {"bad_step": np.full((), NEVER, np.int32)})
+
+    def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
+        """Return `run(state, window, arguments) -> (state, window, loss)`.
+
+        `make_batch(*arguments)` is part of the program; state and window are donated. The loss is the step's mean.
+        """
+
+        def run(state: TrainState, window: Window, arguments: tuple) -> tuple[TrainState, Window, jax.Array]:
+            batch = jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded)
+            state, sums = step(state, batch)
+            return (
+                state,
+                accumulate(window, sums, state.step),
+                sums["loss"] / sums["count"].astype(jnp.float32),
+            )
+
+        return jax.jit(run, donate_argnums=(0, 1), out_shardings=self.replicated)
+
+    def compile_eval(self, step: Callable, make_batch: MakeBatch) -> Callable:
+        """Return `run(variables, arguments) -> (sums, logits)`, the batch sharded over the devices."""
+
+        def run(variables: Tree, arguments: tuple):
+            batch = jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded)
+            return step(variables, batch)
+
+        return jax.jit(run, out_shardings=self.replicated)
+
+
+class Pmap(Jit):
+    """One program per device (`jax.pmap`): BatchNorm sees the device's own part of the batch, unless synchronised.
+
+    Running BatchNorm statistics are averaged over the devices after each step, so that there is one state. Dropout
+    is keyed per device, and therefore not the same as under `jit`.
+    """
+
+    def __init__(self, devices: list[jax.Device], sync_batch_norm: bool) -> None:
+        """Note whether BatchNorm's batch statistics are averaged over the devices (then equal to `jit`'s)."""
+        super().__init__(devices)
+        self.step_axis = "devices"
+        self.norm_axis = "devices" if sync_batch_norm else None
+        local = [device for device in devices if device.process_index == jax.process_index()]
+        self.local_devices = local
+        self.per_device = NamedSharding(
+            Mesh(np.asarray(local), ("devices",), axis_types=(AxisType.Auto,)), PartitionSpec("devices")
+        )
+
+    def view(self, tree: Any) -> Any:
+        """Return the state or window in its global, replicated form (through the host; all devices hold the same)."""
+        if jax.tree.leaves(tree)[0].sharding == self.replicated:
+            return tree
+        return self.place(jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree))
+
+    def _spread(self, tree: Tree) -> Tree:
+        count = len(self.local_devices)
+        return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *x.shape)), tree)
+
+    def _local_part(self, x: jax.Array) -> jax.Array:
+        """Return this process's part of a batch sharded over the mesh, with a leading axis over its devices."""
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        parts = [shard.data[None] for shard in shards]
+        return jax.make_array_from_single_device_arrays(
+            (len(parts), *parts[0].shape[1:]), self.per_device, parts
+        )
+
+    def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
+        """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""
+
+        def mapped(state: TrainState, window: Window, batch: Batch):
+            state, sums = step(state, batch)
+            return (
+                state,
+                accumulate(window, sums, state.step),
+                sums["loss"] / sums["count"].astype(jnp.float32),
+            )
+
+        devices = list(self.mesh.devices.flat)
+        train = jax.pmap(mapped, axis_name="devices", devices=devices, donate_argnums=(0, 1))
+        batch_of = jax.jit(lambda arguments: make_batch(*arguments), out_shardings=self.sharded)
+
+        def run(state: Any, window: Any, arguments: tuple):
+            if state.step.ndim == 0:  # as `place` gave it
+                state = self._spread(state)
+            if window["count"].ndim == 0:
+                window = self._spread(window)
+            state, window, loss = train(state, window, jax.tree.map(self._local_part, batch_of(arguments)))
+            return state, window, loss.addressable_shards[0].data
+
+        return run
+
+
+def make_parallel(
+    mode: Literal["jit", "pmap"], batch_size: int, *, devices: int | None = None, sync_batch_norm: bool = True
+) -> Jit:
+    """Return the chosen way to compile.
+
+    Args:
+      mode: "jit" or "pmap".
+      batch_size: global batch; it must divide evenly over the devices.
+      devices: how many of `jax.devices()` to use; None: all.
+      sync_batch_norm: under pmap, whether BatchNorm averages its statistics over the devices.
+
+    Raises:
+      UsageError: for more devices than there are, or a batch that does not divide over them.
+    """
+    available = jax.devices()
+    count = len(available) if devices is None else devices
+    if not 1 <= count <= len(available):
+        raise UsageError(f"train.devices is {count}: expected 1 to {len(available)}, the devices found")
+    if count % jax.process_count():
+        raise UsageError(
+            f"train.devices is {count}: expected a multiple of the {jax.process_count()} processes"
+        )
+    if batch_size % count:
+        below, above = batch_size // count * count, (batch_size // count + 1) * count
+        raise UsageError(
+            f"batch size {batch_size} does not divide over {count} devices: "
+            f"the nearest that does is {below if 0 < below and batch_size - below <= above - batch_size else above}"
+        )
+    # The same number from every process, in the order of the processes.
+    share = count // jax.process_count()
+    chosen = [
+        d for p in range(jax.process_count()) for d in [d for d in available if d.process_index == p][:share]
+    ]
+    return Jit(chosen) if mode == "jit" else Pmap(chosen, sync_batch_norm)

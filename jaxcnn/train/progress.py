@@ -1,0 +1,68 @@
+"""What a person sees while a run is under way: step, rate, loss, time left."""
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_REFRESH_SECONDS = 0.25
+
+
+class TrainProgress:
+    """A live bar on a terminal; elsewhere, one line for each row of the log."""
+
+    def __init__(self, total_steps: int, step: int, batch_size: int, *, enabled: bool) -> None:
+        """Start at `step` of `total_steps`; with `enabled` False nothing is shown."""
+        self._console = Console(stderr=True, quiet=not enabled)
+        self._live = enabled and self._console.is_terminal
+        self._total, self._batch_size = total_steps, batch_size
+        self._mark = (time.perf_counter(), step)
+        self._bar = Progress(
+            TextColumn("{task.fields[what]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[rate]} images/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+            transient=True,
+        )
+        fields = {"what": "training", "loss": "-", "rate": "-"}
+        self._task = self._bar.add_task("train", total=total_steps, completed=step, **fields)  # type: ignore[arg-type]
+
+    def __enter__(self) -> "TrainProgress":
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def step(self, step: int, loss: float | None) -> None:
+        """Note a finished step."""
+        then, before = self._mark
+        now = time.perf_counter()
+        if not self._live or loss is None or now - then < _REFRESH_SECONDS:
+            return
+        rate = (step - before) * self._batch_size / (now - then)
+        self._mark = (now, step)
+        self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{rate:,.0f}")
+
+    def doing(self, what: str) -> None:
+        """Name what is going on now, such as evaluation."""
+        self._bar.update(self._task, what=what)
+
+    def row(self, step: int, row: Mapping[str, float], rate: float) -> None:
+        """Print a row of the log."""
+        values = "  ".join(f"{name} {value:.4g}" for name, value in row.items())
+        left = (self._total - step) * self._batch_size / rate if rate else float("nan")
+        speed = f"  {rate:,.0f} images/s  {left:,.0f} s left" if rate else ""
+        self.say(f"step {step}/{self._total}  {values}{speed}")
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""What training changes, as data and nothing else."""
+
+import hashlib
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcnn.models.base import Model
+
+Tree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a training step reads and replaces. Model, optimiser and task are closed over by the step."""
+
+    step: jax.Array  # int32 scalar: optimiser steps done
+    params: Tree
+    batch_stats: Tree  # {} for models without BatchNorm
+    opt_state: Tree
+    ema: Tree  # averaged parameters, or None
+    key: jax.Array  # uint32[2], the experiment's key as plain data; constant, all else is folded in from it
+
+    @property
+    def variables(self) -> dict[str, Tree]:
+        """Return what `model.apply` takes for evaluation: the averaged parameters where there are any."""
+        return {"params": self.params if self.ema is None else self.ema, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: Model,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    images: jax.ShapeDtypeStruct,
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """Return the state before the first step.
+
+    Args:
+      model: the network; its parameters come from `model.init`.
+      tx: the optimiser.
+      key: the experiment's key.
+      images: shape and dtype of the network's input.
+      ema: keep an average of the parameters; it starts as a copy of them.
+    """
+    variables = model.init(jax.random.fold_in(key, 0), images)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        key=jax.random.key_data(key),
+    )
+
+
+def params_sha256(params: Tree) -> str:
+    """Return the SHA-256 over all parameters (path, dtype, shape, bytes), in the order of their sorted paths."""
+    digest = hashlib.sha256()
+    leaves = [
+        (jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    for path, leaf in sorted(leaves, key=lambda item: item[0]):
+        array = np.asarray(leaf)
+        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

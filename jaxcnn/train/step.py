@@ -1,0 +1,112 @@
+"""One training step and one evaluation step: pure functions of a state and a batch."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.models.base import Model
+from jaxcnn.tasks.classification import Classification, Sums
+from jaxcnn.train.state import TrainState, Tree
+
+Batch = Mapping[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+
+# Purposes that keys are folded in for; 0 is the initialisation (state.py).
+DROPOUT_KEY = 1
+SHUFFLE_KEY = 2
+AUGMENT_KEY = 3
+
+
+def step_key(key_data: jax.Array, purpose: int, step: jax.Array | int) -> jax.Array:
+    """Return the key of one purpose at one step, from the key data that the state carries."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key_data), purpose), step)
+
+
+def make_train_step(
+    model: Model,
+    tx: optax.GradientTransformationExtraArgs,
+    task: Classification,
+    *,
+    accumulation_steps: int = 1,
+    ema_decay: float | None = None,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """Return `step(state, batch) -> (state, sums)`, not yet compiled.
+
+    Args:
+      model: the network, called with `train=True`.
+      tx: the optimiser; it is given the loss as `value`.
+      task: supplies the loss and the metric sums.
+      accumulation_steps: the batch is run in this many parts and the gradients averaged, which needs the memory of
+        one part. BatchNorm sees one part at a time.
+      ema_decay: decay per step of the averaged parameters, in (0, 1), where the state holds any.
+      axis_name: set where the step is the per-device view of a mapped program. Gradients, sums and running
+        BatchNorm statistics are then averaged over that axis.
+    """
+
+    def loss_of(params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array):
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        loss, sums = task.loss(logits, batch)
+        return loss, (updated.get("batch_stats", {}), sums)
+
+    def gradients(state: TrainState, batch: Batch, part: int, batch_stats: Tree):
+        key = step_key(state.key, DROPOUT_KEY, state.step)
+        key = jax.random.fold_in(key, part)
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        return jax.value_and_grad(loss_of, has_aux=True)(state.params, batch_stats, batch, key)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        parts = _split(batch, accumulation_steps)
+        (loss, (batch_stats, sums)), grads = gradients(state, parts[0], 0, state.batch_stats)
+        for number, part in enumerate(parts[1:], start=1):
+            # The barrier makes each part wait for the one before, so that only one part's activations are alive.
+            part, grads = jax.lax.optimization_barrier((part, grads))
+            (more_loss, (batch_stats, more_sums)), more = gradients(state, part, number, batch_stats)
+            loss, sums, grads = jax.tree.map(jnp.add, (loss, sums, grads), (more_loss, more_sums, more))
+        if accumulation_steps > 1:
+            loss, grads = jax.tree.map(lambda x: x / accumulation_steps, (loss, grads))
+        if axis_name is not None:
+            loss, grads, batch_stats = jax.lax.pmean((loss, grads, batch_stats), axis_name)
+            sums = jax.lax.psum(sums, axis_name)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            assert ema_decay is not None, (
+                "the state holds averaged parameters, but the step was given no ema_decay"
+            )
+            ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+        state = state.replace(  # type: ignore[attr-defined]
+            step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
+        )
+        return state, sums
+
+    return step
+
+
+def make_eval_step(model: Model, task: Classification) -> Callable[[Tree, Batch], tuple[Sums, jax.Array]]:
+    """Return `step(variables, batch) -> (sums, logits)`, not yet compiled."""
+
+    def step(variables: Tree, batch: Batch) -> tuple[Sums, jax.Array]:
+        logits = model.apply(variables, batch["image"], train=False)
+        return task.sums(logits, batch), logits
+
+    return step
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    # Every parts-th example, not a contiguous block: where the batch is sharded over devices in blocks, each part
+    # then takes its share from every device and nothing moves between them.
+    if parts == 1:
+        return [batch]
+    strided = jax.tree.map(lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), batch)
+    return [jax.tree.map(lambda x, i=i: x[:, i], strided) for i in range(parts)]

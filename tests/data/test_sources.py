@@ -1,0 +1,191 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxcnn.data import DataConfig, load
+from jaxcnn.data.images import fit, fit_array
+from jaxcnn.errors import UsageError
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    data = load(DataConfig(source="digits"))
+    assert data.train.images.shape == (1437, 8, 8, 1) and data.test.images.shape == (360, 8, 8, 1)
+    assert data.class_names == tuple("0123456789")
+    found = np.concatenate([data.train.images, data.test.images]).reshape(-1, 64)
+    labels = np.concatenate([data.train.labels, data.test.labels])
+    digits = load_digits()
+    expected = np.round(digits.data * (255 / 16))
+
+    def rows(images, labels):
+        return sorted(map(tuple, np.column_stack([labels, images]).astype(int)))
+
+    assert rows(found, labels) == rows(expected, digits.target)
+    assert found.max() == 255 and np.bincount(data.test.labels).min() >= 25
+
+
+def test_digits_grow_and_slice():
+    whole = load(DataConfig(source="digits", image_size=28))
+    assert whole.train.images.shape == (1437, 28, 28, 1)
+    part = load(
+        DataConfig(source="digits", train_split="train[:80%]", val_split="train[80%:]", image_size=28)
+    )
+    np.testing.assert_array_equal(np.concatenate([part.train.images, part.val.images]), whole.train.images)
+    np.testing.assert_array_equal(part.test.labels, whole.test.labels)
+
+
+def test_digits_load_without_the_slow_imports():
+    code = (
+        "import sys; from jaxcnn.data import DataConfig, load; "
+        "load(DataConfig(source='digits', image_size=28)); "
+        "print({'sklearn', 'scipy', 'tensorflow_datasets'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'jaxcnn\[digits\]'"):
+        load(DataConfig(source="digits"))
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    return {
+        "train_images": rng.integers(0, 256, (20, 5, 5, 3)).astype(np.uint8),
+        "train_labels": np.arange(20) % 4,
+        "test_images": rng.integers(0, 256, (8, 5, 5, 3)).astype(np.uint8),
+        "test_labels": np.arange(8) % 4,
+    }
+
+
+def load_npz(path, arrays, **fields):
+    np.savez(path / "data.npz", **arrays)
+    return load(DataConfig(source="npz", path=path / "data.npz", **fields))
+
+
+def test_npz(tmp_path, arrays):
+    data = load_npz(tmp_path, arrays, train_split="train[:75%]", val_split="train[75%:]")
+    np.testing.assert_array_equal(data.train.images, arrays["train_images"][:15])
+    np.testing.assert_array_equal(data.val.labels, arrays["train_labels"][15:])
+    np.testing.assert_array_equal(data.test.images, arrays["test_images"])
+    assert data.class_names == ("0", "1", "2", "3")
+
+
+def test_npz_splits_add_up(tmp_path, arrays):
+    data = load_npz(
+        tmp_path, arrays | {"class_names": np.array(list("abcd"))}, train_split="train[:2]+test[:1]"
+    )
+    expected = np.concatenate([arrays["train_images"][:2], arrays["test_images"][:1]])
+    np.testing.assert_array_equal(data.train.images, expected)
+    assert data.class_names == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_images": np.full((20, 5, 5, 3), 300)}, "data.npz train: images hold values from 300 to 300"),
+        ({"train_images": np.zeros((20, 5), np.uint8)}, "images have shape"),
+        ({"train_labels": np.arange(3)}, "for 20 images"),
+        ({"test_images": np.zeros((8, 6, 5, 3), np.uint8)}, r"images of split 'test' are \(6, 5, 3\)"),
+        ({"class_names": np.array(["a"])}, "label 3 found, there are 1 classes"),
+    ],
+)
+def test_npz_errors(tmp_path, arrays, change, message):
+    with pytest.raises(UsageError, match=message):
+        load_npz(tmp_path, arrays | change)
+
+
+def test_npz_names_what_is_missing(tmp_path, arrays):
+    with pytest.raises(UsageError, match=r"needs data.path"):
+        load(DataConfig(source="npz"))
+    with pytest.raises(UsageError, match=r"none.npz: no such file"):
+        load(DataConfig(source="npz", path=tmp_path / "none.npz"))
+    (tmp_path / "text.npz").write_text("not a zip file")
+    with pytest.raises(UsageError, match=r"not a readable .npz file"):
+        load(DataConfig(source="npz", path=tmp_path / "text.npz"))
+    with pytest.raises(UsageError, match="holds x; expected train_images"):
+        load_npz(tmp_path, {"x": np.zeros(3)})
+    del arrays["test_labels"]
+    with pytest.raises(UsageError, match="holds test_images and no test_labels"):
+        load_npz(tmp_path, arrays)
+    with pytest.raises(UsageError, match="unknown split 'validation'"):
+        load_npz(tmp_path, {k: v for k, v in arrays.items() if "train" in k}, test_split="validation")
+
+
+def write_image(path, value, size=(6, 4), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode == "L" else (value,) * 3).save(path)
+
+
+def test_folder_of_splits(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for label, name in enumerate(["bee", "ant"]):
+            for i in range(count):
+                write_image(tmp_path / split / name / f"{i}.png", 100 * label + i, mode="L" if i else "RGB")
+    (tmp_path / "train" / "ant" / ".hidden").write_text("")
+    data = load(DataConfig(source="folder", path=tmp_path, test_split="val"))
+    assert data.class_names == ("ant", "bee")
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and data.test.labels.tolist() == [0, 0, 1, 1]
+    assert data.train.images.shape == (6, 4, 6, 3)
+    assert data.train.images[:, 0, 0, 0].tolist() == [100, 101, 102, 0, 1, 2]
+
+
+def test_folder_of_classes_of_many_sizes(tmp_path):
+    for i in range(4):
+        write_image(tmp_path / "ab"[i % 2] / f"{i}.jpg", 40 * i, size=(10 + i, 20))
+    fields = {"path": tmp_path, "train_split": "train[:50%]", "test_split": "train[50%:]"}
+    with pytest.raises(UsageError, match=r"images differ in size .*20x10.*: set data.image-size"):
+        load(DataConfig(source="folder", **fields))
+    data = load(DataConfig(source="folder", image_size=8, **fields))
+    assert data.train.images.shape == (2, 8, 8, 3)
+    assert data.train.labels.tolist() == [0, 0] and data.test.labels.tolist() == [1, 1]
+    np.testing.assert_allclose(data.test.images[:, 4, 4, 0], [40, 120], atol=2)
+
+
+def test_folder_errors(tmp_path):
+    config = DataConfig(source="folder", path=tmp_path, test_split="train")
+    with pytest.raises(UsageError, match="no class folders"):
+        load(config)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UsageError, match="no files in them"):
+        load(config)
+    write_image(tmp_path / "a" / "good.png", 1)
+    (tmp_path / "a" / "notes.txt").write_text("hello")
+    with pytest.raises(UsageError, match=r"not readable as images, 1 of 2 files: .*a/notes.txt"):
+        load(config)
+    (tmp_path / "a" / "notes.txt").unlink()
+    data = (tmp_path / "a" / "good.png").read_bytes()
+    (tmp_path / "a" / "cut.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UsageError, match=r"not readable as images, 1 of 2 files: .*a/cut.png"):
+        load(config)
+    with pytest.raises(UsageError, match="no such folder"):
+        load(DataConfig(source="folder", path=tmp_path / "none"))
+
+
+def test_unknown_source():
+    with pytest.raises(UsageError, match="did you mean 'folder'"):
+        load(DataConfig(source="foldr"))
+
+
+def test_fit_crops_the_centre_and_pads():
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200  # exactly the central square
+    assert np.asarray(fit(Image.fromarray(wide), 4, "bilinear")).min() == 200
+    small = fit_array(np.full((2, 2, 2, 1), 9, np.uint8), 4, "pad")
+    np.testing.assert_array_equal(small[0, ..., 0], np.pad(np.full((2, 2), 9), 1))
+    with pytest.raises(UsageError, match="cannot be padded"):
+        fit_array(np.zeros((1, 5, 5, 1), np.uint8), 4, "pad")
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5), (1, 9)])
+def test_fit_gives_the_size_and_keeps_constants(shape, resize):
+    image = Image.fromarray(np.full((*shape, 3), 77, np.uint8))
+    for size in (1, 4, 11):
+        np.testing.assert_array_equal(np.asarray(fit(image, size, resize)), np.full((size, size, 3), 77))

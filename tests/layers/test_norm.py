@@ -1,0 +1,286 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    local_response_norm_caffe,
+    local_response_norm_paper,
+    local_response_norm_torch,
+)
+
+
+def images(shape=(8, 5, 4, 6), mean=3.0, std=2.0, seed=0):
+    return np.random.default_rng(seed).normal(mean, std, shape).astype(np.float32)
+
+
+def variables_like(layer, x):
+    """Initial variables with scale and bias moved away from 1 and 0."""
+    variables = layer.init(jax.random.key(0), x)
+    channels = x.shape[-1]
+    moved = {"scale": jnp.linspace(0.5, 2, channels), "bias": jnp.linspace(-1, 1, channels)}
+    return {**variables, "params": moved}
+
+
+def reference(x, axes, epsilon, scale=None, bias=None):
+    """Normalise in float64."""
+    x = np.asarray(x, np.float64)
+    y = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + epsilon)
+    channels = x.shape[-1]
+    scale = np.linspace(0.5, 2, channels) if scale is None else scale
+    bias = np.linspace(-1, 1, channels) if bias is None else bias
+    return y * scale + bias
+
+
+def train(layer, variables, x):
+    return layer.apply(variables, x, mutable=["batch_stats"])
+
+
+def test_batch_norm_is_the_float64_formula():
+    x = images()
+    layer = BatchNorm(use_running_average=False, momentum=0.8)
+    y, new = train(layer, variables_like(layer, x), x)
+    np.testing.assert_allclose(y, reference(x, (0, 1, 2), 1e-5), atol=2e-5)
+    mean, var = x.astype(np.float64).mean((0, 1, 2)), x.astype(np.float64).var((0, 1, 2))
+    np.testing.assert_allclose(new["batch_stats"]["mean"], 0.2 * mean, rtol=1e-5)
+    np.testing.assert_allclose(new["batch_stats"]["var"], 0.8 + 0.2 * var, rtol=1e-5)
+
+
+def test_batch_norm_is_flaxs_with_its_gradient_over_several_steps():
+    ours = BatchNorm(use_running_average=False, momentum=0.9)
+    flaxs = nn.BatchNorm(use_running_average=False, momentum=0.9)
+    mine = theirs = variables_like(ours, images())
+    weights = jnp.asarray(images(mean=0.0, seed=1))
+
+    def loss(layer, params, stats, x):
+        y, new = train(layer, {"params": params, "batch_stats": stats}, x)
+        return jnp.sum(jnp.sin(y) * weights), new["batch_stats"]
+
+    for step in range(3):
+        x = jnp.asarray(images(seed=step)) * (step + 1.0)
+        results = []
+        for layer, state in ((ours, mine), (flaxs, theirs)):
+            grad = jax.value_and_grad(
+                lambda p, x, la=layer, s=state: loss(la, p, s["batch_stats"], x), (0, 1), True
+            )
+            results.append(grad(state["params"], x))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results)
+        mine = {**mine, "batch_stats": results[0][0][1]}
+        theirs = {**theirs, "batch_stats": results[1][0][1]}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), mine, theirs)
+
+
+def test_batch_norm_in_evaluation_uses_and_leaves_the_running_statistics():
+    x = images()
+    layer = BatchNorm(use_running_average=True, epsilon=1e-3)
+    stats = {"mean": jnp.linspace(1, 2, 6), "var": jnp.linspace(3, 4, 6)}
+    variables = {**variables_like(layer, x), "batch_stats": stats}
+    y, new = train(layer, variables, x)
+    expected = (x - np.linspace(1, 2, 6)) / np.sqrt(np.linspace(3, 4, 6) + 1e-3)
+    np.testing.assert_allclose(y, expected * np.linspace(0.5, 2, 6) + np.linspace(-1, 1, 6), atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], stats)
+
+
+def test_batch_norm_statistics_start_at_zero_and_one_and_need_to_be_mutable():
+    x = images()
+    layer = BatchNorm(use_running_average=False, axis_name="devices")  # no such axis while initialising
+    stats = layer.init(jax.random.key(0), x)["batch_stats"]
+    assert stats["mean"].tolist() == [0] * 6
+    assert stats["var"].tolist() == [1] * 6
+    layer = BatchNorm(use_running_average=False)
+    np.testing.assert_allclose(
+        layer.apply(variables_like(layer, x), x), train(layer, variables_like(layer, x), x)[0]
+    )
+
+
+def test_batch_norm_without_parameters():
+    x = images()
+    layer = BatchNorm(use_running_average=False, use_scale=False, use_bias=False)
+    variables = layer.init(jax.random.key(0), x)
+    assert "params" not in variables
+    np.testing.assert_allclose(train(layer, variables, x)[0], reference(x, (0, 1, 2), 1e-5, 1, 0), atol=2e-5)
+
+
+def test_batch_norm_keeps_its_precision_where_the_mean_is_large():
+    x = images((64, 4, 4, 2), mean=1000.0, std=0.1)
+    layer = BatchNorm(use_running_average=False, use_scale=False, use_bias=False)
+    expected = reference(x, (0, 1, 2), 1e-5, 1, 0)
+    variables = {"batch_stats": {"mean": jnp.full(2, 999.9), "var": jnp.ones(2)}}
+    np.testing.assert_allclose(train(layer, variables, x)[0], expected, atol=0.01)
+    # The moments around zero, as in Flax, lose everything here; otherwise this test would show nothing.
+    flaxs, _ = train(nn.BatchNorm(False, use_scale=False, use_bias=False), variables, x)
+    assert np.abs(flaxs - expected).max() > 0.1
+
+
+def test_batch_norm_of_a_constant_is_its_bias():
+    x = np.full((4, 2, 2, 3), 7.0, np.float32)
+    layer = BatchNorm(use_running_average=False)
+    variables = variables_like(layer, x)
+    np.testing.assert_allclose(train(layer, variables, x)[0], np.broadcast_to([-1, 0, 1], x.shape), atol=1e-4)
+    gradient = jax.grad(lambda x: train(layer, variables, x)[0].sum())(jnp.asarray(x))
+    assert np.isfinite(gradient).all()
+
+
+def test_synchronised_batch_norm_is_the_global_batch():
+    x = images()
+    alone = BatchNorm(use_running_average=False)
+    variables = variables_like(alone, x)
+    weights = images(mean=0.0, seed=1)
+
+    def loss(layer, variables, x, weights):
+        y, new = train(layer, variables, x)
+        return jnp.sum(y * weights), (y, new)
+
+    grad = jax.value_and_grad(loss, argnums=2, has_aux=True)
+    (_, (y, new)), gradient = grad(alone, variables, jnp.asarray(x), weights)
+
+    devices = jax.devices()[:4]
+    split = lambda a: a.reshape(4, 2, *a.shape[1:])  # noqa: E731
+    synchronised = BatchNorm(use_running_average=False, axis_name="devices")
+    mapped = jax.pmap(lambda x, w: grad(synchronised, variables, x, w), axis_name="devices", devices=devices)
+    (_, (y4, new4)), gradient4 = mapped(split(x), split(weights))
+    np.testing.assert_allclose(y4.reshape(y.shape), y, atol=1e-5)
+    np.testing.assert_allclose(gradient4.reshape(x.shape), gradient, atol=1e-5)
+    assert np.abs(gradient).max() > 0.1
+    for device in range(4):
+        jax.tree.map(lambda a, b, d=device: np.testing.assert_allclose(a[d], b, rtol=1e-5), new4, new)
+
+    # Without the axis each device normalises its own part.
+    own = jax.pmap(lambda x: train(alone, variables, x)[0], devices=devices)(split(x))
+    np.testing.assert_allclose(own[1], train(alone, variables, split(x)[1])[0], atol=1e-5)
+    assert np.abs(own.reshape(y.shape) - y).max() > 0.1
+
+    # Under jit over a mesh the batch is global without an axis name.
+    sharding = NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec("data"))
+    sharded = jax.jit(lambda x: train(alone, variables, x))(jax.device_put(x, sharding))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), sharded, (y, new))
+
+
+def test_batch_norm_statistics_are_float32_under_bfloat16():
+    x = jnp.asarray(images((64, 8, 8, 2), mean=10.0, std=1.0), jnp.bfloat16)
+    layer = BatchNorm(use_running_average=False, momentum=0.0, dtype=jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x)
+    y, new = train(layer, variables, x)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, new))} == {np.dtype(np.float32)}
+    exact = np.asarray(x.astype(jnp.float32), np.float64)
+    np.testing.assert_allclose(new["batch_stats"]["mean"], exact.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(new["batch_stats"]["var"], exact.var((0, 1, 2)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 4), (3, 5, 4, 6), (2, 3, 4, 2, 8)])
+def test_group_layer_and_instance_norm_are_their_formulas(shape):
+    x = images(shape)
+    positions = tuple(range(1, x.ndim - 1))
+    channels = shape[-1]
+    for layer, axes in ((LayerNorm(), -1), (InstanceNorm(), positions)):
+        y = layer.apply(variables_like(layer, x), x)
+        np.testing.assert_allclose(y, reference(x, axes, layer.epsilon), atol=2e-5)
+    layer = GroupNorm(groups=2)
+    y = layer.apply(variables_like(layer, x), x)
+    halves = [
+        reference(x[..., part], (*positions, x.ndim - 1), 1e-5, 1, 0)
+        for part in (slice(channels // 2), slice(channels // 2, None))
+    ]
+    expected = np.concatenate(halves, -1) * np.linspace(0.5, 2, channels) + np.linspace(-1, 1, channels)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+
+
+def test_group_norm_at_its_two_ends():
+    x = images()
+    every_channel, all_channels = GroupNorm(groups=6), GroupNorm(groups=1)
+    instance = InstanceNorm()
+    variables = variables_like(instance, x)
+    np.testing.assert_allclose(every_channel.apply(variables, x), instance.apply(variables, x), atol=1e-5)
+    np.testing.assert_allclose(all_channels.apply(variables, x), reference(x, (1, 2, 3), 1e-5), atol=2e-5)
+
+
+def test_group_norm_names_the_nearest_groups():
+    with pytest.raises(UsageError, match="groups=32 does not divide 6 channels: nearest valid is 6"):
+        GroupNorm().init(jax.random.key(0), images())
+
+
+NORMS = {
+    "batch": lambda dtype: BatchNorm(use_running_average=True, dtype=dtype),
+    "group": lambda dtype: GroupNorm(groups=3, dtype=dtype),
+    "layer": lambda dtype: LayerNorm(dtype=dtype),
+    "instance": lambda dtype: InstanceNorm(dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_jit_grad_vmap_and_bfloat16(name):
+    x = jnp.asarray(images())
+    layer = NORMS[name](jnp.float32)
+    variables = variables_like(layer, x)
+    y = layer.apply(variables, x)
+    np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), y, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(lambda i: layer.apply(variables, i[None])[0])(x), y, atol=1e-5)
+    gradient = jax.grad(lambda params: jnp.sum(layer.apply({**variables, "params": params}, x) ** 2))
+    assert all(
+        np.all(g != 0) and np.isfinite(g).all() for g in jax.tree.leaves(gradient(variables["params"]))
+    )
+    low = NORMS[name](jnp.bfloat16).apply(variables, x.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), y, atol=0.1)
+
+
+def loop_lrn(x, size, alpha, beta, k):
+    """Local response norm by loops: channel i sees i - size // 2 and the size - 1 channels after that."""
+    x = np.asarray(x, np.float64)
+    y = np.zeros_like(x)
+    for i in range(x.shape[-1]):
+        total = sum(
+            x[..., j] ** 2 for j in range(i - size // 2, i - size // 2 + size) if 0 <= j < x.shape[-1]
+        )
+        y[..., i] = x[..., i] / (k + alpha * total) ** beta
+    return y
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 8])
+def test_local_response_norms_are_their_loops(size):
+    x = images((2, 3, 3, 7), std=20.0)
+    options = {"size": size, "alpha": 0.02, "beta": 0.6, "k": 1.5}
+    expected = loop_lrn(x, size, 0.02, 0.6, 1.5)
+    divided = loop_lrn(x, size, 0.02 / size, 0.6, 1.5)
+    np.testing.assert_allclose(local_response_norm_paper(x, **options), expected, rtol=1e-4)
+    np.testing.assert_allclose(local_response_norm_torch(x, **options), divided, rtol=1e-4)
+    if size % 2:
+        np.testing.assert_allclose(local_response_norm_caffe(x, **options), divided, rtol=1e-4)
+    else:
+        with pytest.raises(UsageError, match=f"size={size}"):
+            local_response_norm_caffe(x, **options)
+
+
+def test_local_response_norms_on_fixed_numbers():
+    # Five channels of 100: the middle one sees all, the first three of them.
+    x = jnp.full((1, 1, 1, 5), 100.0)
+    first, middle = 30_000, 50_000
+    for norm, k, alpha in (
+        (local_response_norm_paper, 2, 1e-4),
+        (local_response_norm_caffe, 1, 1 / 5),
+        (local_response_norm_torch, 1, 1e-4 / 5),
+    ):
+        y = norm(x).ravel()
+        assert y[0] == pytest.approx(100 / (k + alpha * first) ** 0.75, rel=1e-5)
+        assert y[2] == pytest.approx(100 / (k + alpha * middle) ** 0.75, rel=1e-5)
+
+
+def test_local_response_norm_under_jit_grad_vmap_and_bfloat16():
+    x = jnp.asarray(images((2, 3, 3, 7)))
+    y = local_response_norm_paper(x)
+    np.testing.assert_allclose(jax.jit(local_response_norm_paper)(x), y, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(local_response_norm_paper)(x), y, rtol=1e-5)
+    norm = lambda x: local_response_norm_torch(x, alpha=0.1)  # noqa: E731
+    check_grads(norm, (x,), order=1, modes=["rev"], rtol=0.02, atol=0.02)
+    assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    with pytest.raises(UsageError, match="size=0"):
+        local_response_norm_paper(x, size=0)
