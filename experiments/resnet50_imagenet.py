@@ -27,11 +27,7 @@ EXPERIMENT = Experiment(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    optim=OptimConfig(
-        name="momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*kernel",)
-    ),
-    schedule=ScheduleConfig(
-        name="step", warmup_steps=5 * _EPOCH, boundaries=(30 * _EPOCH, 60 * _EPOCH, 80 * _EPOCH)
-    ),
+    optim=OptimConfig(name="momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*kernel",)),
+    schedule=ScheduleConfig(name="step", warmup_steps=5 * _EPOCH, boundaries=(30 * _EPOCH, 60 * _EPOCH, 80 * _EPOCH)),
     train=TrainConfig(batch_size=256, epochs=90),
 )

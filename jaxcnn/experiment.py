@@ -96,7 +96,7 @@ class Experiment:
     """The data set and what is done to its images."""
     optim: OptimConfig
     """The optimiser."""
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning rate's course."""
     train: TrainConfig
     """Length, batches, devices."""
@@ -164,11 +164,7 @@ def load_experiment(path: str | Path) -> Experiment:
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("experiments")
         found = [str(file) for file in folder.glob("*.py")]
-        raise (
-            unknown("experiment file", str(path), found)
-            if found
-            else UsageError(f"no experiment file {path}")
-        )
+        raise (unknown("experiment file", str(path), found) if found else UsageError(f"no experiment file {path}"))
     name = "jaxcnn_experiment_" + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -185,9 +181,7 @@ def load_experiment(path: str | Path) -> Experiment:
         sys.path.remove(str(path.parent))
     found_value = getattr(module, "EXPERIMENT", None)
     if not isinstance(found_value, Experiment):
-        kind = (
-            "no EXPERIMENT" if found_value is None else f"an EXPERIMENT of type {type(found_value).__name__}"
-        )
+        kind = "no EXPERIMENT" if found_value is None else f"an EXPERIMENT of type {type(found_value).__name__}"
         raise UsageError(f"{path} has {kind}: expected EXPERIMENT = jaxcnn.Experiment(...)")
     return found_value
 
@@ -202,9 +196,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             if name not in fields:
                 raise unknown("field", where + name, [where + f for f in fields])
         try:
-            return kind(
-                **{name: _build(hints[name], item, f"{where}{name}.") for name, item in value.items()}
-            )  # type: ignore[operator]
+            return kind(**{name: _build(hints[name], item, f"{where}{name}.") for name, item in value.items()})  # type: ignore[operator]
         except TypeError as error:
             raise UsageError(f"experiment: {error}") from error
     if origin in (typing.Union, types.UnionType):

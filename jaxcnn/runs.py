@@ -38,7 +38,7 @@ from jaxcnn.models import Model, create
 from jaxcnn.session import Session
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import Checkpoints
-from jaxcnn.train.log import Log, read_rows
+from jaxcnn.train.log import Log, read_metrics
 from jaxcnn.train.loop import Effects, NonFinite, Position, fit
 from jaxcnn.train.progress import TrainProgress
 from jaxcnn.train.state import TrainState, params_sha256
@@ -47,9 +47,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-def run(
-    experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = ""
-) -> "Run":
+def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> "Run":
     """Train an experiment and return its run; one that was interrupted goes on, a finished one is returned.
 
     Args:
@@ -127,7 +125,7 @@ class Run:
         import pandas
 
         rows: dict[int, dict[str, Any]] = {}
-        for row in read_rows(self.path / "metrics.jsonl"):
+        for row in read_metrics(self.path / "metrics.jsonl"):
             rows.setdefault(row["step"], {}).update(row)
         return pandas.DataFrame(list(rows.values())).set_index("step") if rows else pandas.DataFrame()
 
@@ -141,7 +139,8 @@ class Run:
         """The network."""
         config = self.experiment.model
         num_classes = config.num_classes or len(self.data["class_names"])
-        return create(config.name, num_classes=num_classes, dtype=config.dtype, **config.options)
+        options: dict[str, Any] = config.options
+        return create(config.name, num_classes=num_classes, dtype=config.dtype, **options)
 
     @cached_property
     def state(self) -> TrainState:
@@ -154,13 +153,12 @@ class Run:
         mean, std = (np.asarray(self.data[name], np.float32) for name in ("mean", "std"))
 
         def apply(variables: Any, images: jax.Array) -> jax.Array:
-            return jax.nn.softmax(self.model.apply(variables, normalize(images, mean, std), train=False))
+            logits: Any = self.model.apply(variables, normalize(images, mean, std), train=False)
+            return jax.nn.softmax(logits)
 
         return jax.jit(apply)
 
-    def predict(
-        self, images: UInt8[np.ndarray, "n height width channels"]
-    ) -> Float32[np.ndarray, "n classes"]:
+    def predict(self, images: UInt8[np.ndarray, "n height width channels"]) -> Float32[np.ndarray, "n classes"]:
         """Return each image's class probabilities, by the newest checkpoint.
 
         Args:
@@ -173,13 +171,12 @@ class Run:
         expected = tuple(self.data["image_shape"])
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise UsageError(
-                f"images are {images.dtype} of shape {images.shape}: expected uint8 of shape (n, {', '.join(map(str, expected))})"
+                f"images are {images.dtype} of shape {images.shape}: expected uint8 of shape "
+                f"({', '.join(['n', *map(str, expected)])})"
             )
         size = self.experiment.eval.batch_size
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        return np.concatenate(
-            [np.asarray(self._apply(self.state.variables, jnp.asarray(part))) for part in parts]
-        )
+        return np.concatenate([np.asarray(self._apply(self.state.variables, jnp.asarray(part))) for part in parts])
 
 
 def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
@@ -218,7 +215,8 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
         started = time.perf_counter()
         checkpoints = Checkpoints(folder / "checkpoints")
         state, window = session.initial_state(), session.parallel.empty_window()
-        position, reports = Position(), []
+        position = Position()
+        reports: list[str] = []
         try:
             tree, values, reports = checkpoints.restore_newest({"state": state, "window": window})
             state, window, position = tree["state"], tree["window"], Position(**values)
@@ -297,9 +295,7 @@ class _Recorder:
         if not _all_finite(state):
             raise NonFinite(position.step)
         self.checkpoints.save(position.step, {"state": state, "window": window}, vars(position))
-        self.checkpoints.prune(
-            self.session.experiment.checkpoint.keep, _best_step(self.folder, self.checkpoints)
-        )
+        self.checkpoints.prune(self.session.experiment.checkpoint.keep, _best_step(self.folder, self.checkpoints))
         self.shown.doing("training")
 
     def finish(self, state: TrainState, position: Position, command: str) -> None:
@@ -328,9 +324,7 @@ class _Recorder:
         self._draw(dataset.test, logits, dataset.class_names)
         _write_json(self.folder / "result.json", result)
 
-    def _score(
-        self, name: str, split: Split, state: TrainState, step: int
-    ) -> tuple[dict[str, float], np.ndarray]:
+    def _score(self, name: str, split: Split, state: TrainState, step: int) -> tuple[dict[str, float], np.ndarray]:
         self.shown.doing("evaluating")
         metrics, logits = self.session.evaluate(state.variables, split)
         if not np.isfinite(metrics["loss"]):
@@ -349,7 +343,7 @@ class _Recorder:
         from jaxcnn.report.figures import write_figures
 
         try:
-            rows = read_rows(self.folder / "metrics.jsonl")
+            rows = read_metrics(self.folder / "metrics.jsonl")
             write_figures(self.folder, rows, test.images, logits, test.labels, class_names)
         except UsageError as error:  # matplotlib is an extra
             self.shown.say(f"no figures: {error}")
@@ -376,7 +370,7 @@ def _best_step(folder: Path, checkpoints: Checkpoints) -> int | None:
     """Return the step of the best accuracy on the validation split (or the test split) among the checkpoints."""
     saved = set(checkpoints.steps())
     scores: dict[str, list[tuple[float, int]]] = {"val": [], "test": []}
-    for row in read_rows(folder / "metrics.jsonl"):
+    for row in read_metrics(folder / "metrics.jsonl"):
         for name, found in scores.items():
             if f"{name}/accuracy" in row and row["step"] in saved:
                 found.append((row[f"{name}/accuracy"], -row["step"]))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from jaxcnn.data.augment import normalize
 from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
+from jaxcnn.layers import BatchNorm
 from jaxcnn.models import create
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
@@ -50,12 +52,13 @@ class Session:
             raise UsageError(
                 f"model.num_classes is {self.num_classes}: the data set has {len(self.dataset.class_names)} classes"
             )
+        options: dict[str, Any] = experiment.model.options
         self.model = create(
             experiment.model.name,
             num_classes=self.num_classes,
             dtype=experiment.model.dtype,
             axis_name=self.parallel.norm_axis,
-            **experiment.model.options,
+            **options,
         )
         self.task = Classification(label_smoothing=train.label_smoothing)
         self.timetable = _timetable(experiment, len(self.dataset.train))
@@ -65,12 +68,8 @@ class Session:
         self.image_shape = self.dataset.train.images.shape[1:]
         images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         variables = jax.eval_shape(self.model.init, key, images)
-        self.tx = make_optimizer(
-            experiment.optim, experiment.schedule, self.timetable.total_steps, variables["params"]
-        )
-        self._initial = partial(
-            create_state, self.model, self.tx, key, images, ema=train.ema_decay is not None
-        )
+        self.tx = make_optimizer(experiment.optim, experiment.schedule, self.timetable.total_steps, variables["params"])
+        self._initial = partial(create_state, self.model, self.tx, key, images, ema=train.ema_decay is not None)
         rate = make_schedule(experiment.schedule, experiment.optim.learning_rate, self.timetable.total_steps)
         self._learning_rate = jax.jit(partial(current_learning_rate, rate))
 
@@ -88,9 +87,7 @@ class Session:
         shuffle_key = jax.random.fold_in(key, SHUFFLE_KEY)
         self._stream = Stream(shuffle_key, len(examples), train.batch_size, self.parallel.place)
         self._arrays = self.parallel.place(Arrays(examples.images, examples.labels, self.mean, self.std))
-        self._key_data = self.parallel.place(
-            np.array(jax.random.key_data(key))
-        )  # a copy: the state is donated
+        self._key_data = self.parallel.place(np.array(jax.random.key_data(key)))  # a copy: the state is donated
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""
@@ -156,16 +153,23 @@ class Session:
 def _exact_batch_stats(session: Session, state: TrainState) -> Any:
     model = session.model.clone(axis_name=None)  # one global view
 
-    def batch_statistics(variables, image, mean, std):
-        # The moving average is m * old + (1 - m) * batch: from old = 0 and old = 1 follow m and the batch's own.
-        def updated(old: float):
-            stats = jax.tree.map(lambda x: jnp.full_like(x, old), variables["batch_stats"])
-            filled = {"params": variables["params"], "batch_stats": stats}
-            images = normalize(image, mean, std)
-            return model.apply(filled, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})[1]
+    momenta: dict[tuple[str, ...], float] = {}
 
-        zero, one = updated(0.0)["batch_stats"], updated(1.0)["batch_stats"]
-        return jax.tree.map(lambda z, o: z / (1.0 - (o - z)), zero, one)
+    def note_momentum(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm):
+            momenta[context.module.path] = context.module.momentum
+        return call(*args, **kwargs)
+
+    def batch_statistics(variables, image, mean, std):
+        # The moving average is momentum * old + (1 - momentum) * batch: from old = 0 follows the batch's own.
+        empty = {"params": variables["params"], "batch_stats": jax.tree.map(jnp.zeros_like, variables["batch_stats"])}
+        with nn.intercept_methods(note_momentum):
+            _, updated = model.apply(
+                empty, normalize(image, mean, std), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
+        return jax.tree_util.tree_map_with_path(
+            lambda path, moved: moved / (1.0 - momenta[tuple(part.key for part in path[:-1])]), updated["batch_stats"]
+        )
 
     key = jax.random.key(0)  # dropout in the training mode; it stands before no BatchNorm in these networks
     compute = jax.jit(batch_statistics)
@@ -211,15 +215,11 @@ def _check(experiment: Experiment) -> None:
     if train.steps is None and train.epochs is None:
         raise UsageError("train.steps and train.epochs are both None: give one of them")
     if train.ema_decay is not None and not 0.0 < train.ema_decay < 1.0:
-        raise UsageError(
-            f"train.ema_decay is {train.ema_decay}: expected a value between 0 and 1, such as 0.999"
-        )
+        raise UsageError(f"train.ema_decay is {train.ema_decay}: expected a value between 0 and 1, such as 0.999")
     if not 0 <= experiment.seed < 2**32:
         raise UsageError(f"seed is {experiment.seed}: expected 0 to {2**32 - 1}")
     if not experiment.name or not set(experiment.name) <= set(_NAME):
-        raise UsageError(
-            f"name is {experiment.name!r}: expected letters, digits, '_', '-' and '.', as in lenet_mnist"
-        )
+        raise UsageError(f"name is {experiment.name!r}: expected letters, digits, '_', '-' and '.', as in lenet_mnist")
 
 
 _NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."

@@ -134,9 +134,7 @@ def cifar10(source: Path, split: str) -> Iterator[Example]:
 
 def imagenette(source: Path, split: str) -> Iterator[Example]:
     """Yield the JPEG files unchanged, keyed by file name as TFDS does."""
-    with tarfile.open(
-        source / f"imagenette/imagenette224_{'train' if split == 'train' else 'val'}.tar"
-    ) as tar:
+    with tarfile.open(source / f"imagenette/imagenette224_{'train' if split == 'train' else 'val'}.tar") as tar:
         for member in tar:
             if member.name.endswith(".JPEG"):
                 _, wnid, name = member.name.rsplit("/", 2)
@@ -289,9 +287,7 @@ def main(
         console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     except Stopped as stopped:
-        console.print(
-            f"{stopped}: nothing half-written is left; the same command starts over", soft_wrap=True
-        )
+        console.print(f"{stopped}: nothing half-written is left; the same command starts over", soft_wrap=True)
         return stopped.exit_code
     return 0
 

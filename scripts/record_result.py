@@ -18,9 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(
-        description="Keep the numbers of finished runs; regenerate docs/results.md."
-    )
+    parser = argparse.ArgumentParser(description="Keep the numbers of finished runs; regenerate docs/results.md.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--check", action="store_true", help="only verify that docs/results.md is up to date")
     options = parser.parse_args(arguments)

@@ -23,9 +23,7 @@ def random_flip(key: Key[Array, ""], images: Images) -> Images:
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
-def random_pad_crop(
-    key: Key[Array, ""], images: Images, pad: int, mode: Literal["zero", "reflect"] = "zero"
-) -> Images:
+def random_pad_crop(key: Key[Array, ""], images: Images, pad: int, mode: Literal["zero", "reflect"] = "zero") -> Images:
     """Pad each side by `pad` pixels and crop back to the image's size at a random place.
 
     All (2 pad + 1)^2 places are equally likely (He et al. 2015, section 4.2, with pad = 4).
@@ -35,9 +33,7 @@ def random_pad_crop(
     """
     _, height, width, channels = images.shape
     if pad < 0 or (mode == "reflect" and pad >= min(height, width)):
-        raise UsageError(
-            f"data.pad-crop is {pad}, expected 0 to {min(height, width) - 1} for {height}x{width}"
-        )
+        raise UsageError(f"data.pad-crop is {pad}, expected 0 to {min(height, width) - 1} for {height}x{width}")
     if pad == 0:
         return images
     edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))

@@ -54,9 +54,7 @@ def check_split(images: np.ndarray, labels: np.ndarray, what: str) -> Split:
     if labels.dtype.kind not in "iu":
         raise UsageError(f"{what}: labels are {labels.dtype}, expected whole numbers from 0")
     if labels.min() < 0:
-        raise UsageError(
-            f"{what}: label {labels.min()} found, expected numbers from 0 (is the split unlabelled?)"
-        )
+        raise UsageError(f"{what}: label {labels.min()} found, expected numbers from 0 (is the split unlabelled?)")
     return Split(images, labels.astype(np.int32))
 
 
@@ -70,9 +68,7 @@ def _check_range(images: np.ndarray, what: str) -> None:
         raise UsageError(f"{what}: images hold values from {low:g} to {high:g}, expected 0 to 255")
     if images.dtype.kind == "f":
         advice = "; multiply by 255 and round" if high <= 1 else ""
-        raise UsageError(
-            f"{what}: images are {images.dtype} from {low:g} to {high:g}, expected uint8{advice}"
-        )
+        raise UsageError(f"{what}: images are {images.dtype} from {low:g} to {high:g}, expected uint8{advice}")
 
 
 def normalisation(

@@ -38,9 +38,7 @@ def open_builder(config: DataConfig) -> Any:
         if not _is_prepared(builder):
             builder = tfds.builder(config.name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
-        raise unknown(
-            "TFDS data set", config.name, tfds.list_builders(with_community_datasets=False)
-        ) from None
+        raise unknown("TFDS data set", config.name, tfds.list_builders(with_community_datasets=False)) from None
     except (ValueError, AssertionError) as error:
         name, _, variant = config.name.partition("/")
         variants = tfds.builder_cls(name).builder_configs
@@ -114,17 +112,13 @@ def read(builder: Any, split: str, image: str, label: str, size: int | None, res
     return result
 
 
-def _decode(
-    builder: Any, split: str, image: str, label: str, size: int | None, resize: imaging.Resize
-) -> Split:
+def _decode(builder: Any, split: str, image: str, label: str, size: int | None, resize: imaging.Resize) -> Split:
     import tensorflow_datasets as tfds
 
     records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
     channels = builder.info.features[image].shape[-1] or 3
     if channels not in (1, 3):
-        raise UsageError(
-            f"TFDS data set {builder.info.full_name!r}: images have {channels} channels, not 1 or 3"
-        )
+        raise UsageError(f"TFDS data set {builder.info.full_name!r}: images have {channels} channels, not 1 or 3")
     labels = np.zeros(len(records), np.int64)
 
     def decode(indices: Sequence[int]) -> Iterator[np.ndarray]:

@@ -46,9 +46,7 @@ def decode(encoded: bytes, channels: int, size: int | None, resize: Resize) -> U
     return pixels[..., None] if channels == 1 else pixels
 
 
-def fit_array(
-    images: UInt8[np.ndarray, "n h w c"], size: int | None, resize: Resize
-) -> UInt8[np.ndarray, "n h2 w2 c"]:
+def fit_array(images: UInt8[np.ndarray, "n h w c"], size: int | None, resize: Resize) -> UInt8[np.ndarray, "n h2 w2 c"]:
     """Fit decoded images to `size`, channel by channel."""
     from PIL import Image
 

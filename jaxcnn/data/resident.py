@@ -2,8 +2,8 @@
 
 Training reads one endless stream of examples. Position p of the stream belongs to epoch p // n, which visits
 each of the n examples once in an order of its own. Batch k holds positions k*B to (k+1)*B - 1, and may
-straddle two epochs. So what step k trains on depends on (key, k) alone: a run that starts again at any step goes on as
-if it had never stopped.
+straddle two epochs. So what step k trains on depends on (key, k) alone: a run that starts again at any step
+goes on as if it had never stopped.
 
     arrays = place(Arrays(train.images, train.labels, *normalisation(config, train.images)))
     stream = Stream(key, len(train), batch_size, place)
@@ -56,9 +56,7 @@ class Stream:
     ):
         """Start a stream over `n` examples, 1 to n a batch; `place` puts the permutations on the devices."""
         if not 1 <= batch_size <= n:
-            raise UsageError(
-                f"a batch of {batch_size} does not fit the {n} training examples: expected 1 to {n}"
-            )
+            raise UsageError(f"a batch of {batch_size} does not fit the {n} training examples: expected 1 to {n}")
         self.n = n
         self.batch_size = batch_size
         self._key = key
@@ -113,7 +111,7 @@ def make_batch(
         image float32 [batch, height, width, channels], label int32 [batch], mask bool [batch], all True.
     """
     indices = batch_indices(perms, offset, batch_size)
-    images = jnp.take(arrays.images, indices, axis=0)
+    images = jnp.take(arrays.images, indices, axis=0, mode="clip")
     crop_key, flip_key = jax.random.split(key)
     if config.pad_crop:
         images = random_pad_crop(crop_key, images, config.pad_crop, config.pad_mode)
@@ -121,7 +119,7 @@ def make_batch(
         images = random_flip(flip_key, images)
     return {
         "image": normalize(images, arrays.mean, arrays.std),
-        "label": jnp.take(arrays.labels, indices),
+        "label": jnp.take(arrays.labels, indices, mode="clip"),
         "mask": jnp.ones(batch_size, bool),
     }
 

@@ -39,9 +39,7 @@ def _parse_part(part: str, sizes: Mapping[str, int]) -> Slice:
     if start and stop and start.endswith("%") != stop.endswith("%"):
         raise UsageError(f"split {part!r} mixes a number and a percentage")
     size = sizes[name]
-    result = Slice(
-        name, _bound(start, size, part) if start else 0, _bound(stop, size, part) if stop else size
-    )
+    result = Slice(name, _bound(start, size, part) if start else 0, _bound(stop, size, part) if stop else size)
     if result.start >= result.stop:
         raise UsageError(f"split {part!r} is empty: {name} has {size} examples")
     return result

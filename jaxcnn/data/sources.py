@@ -49,9 +49,7 @@ def load(config: DataConfig) -> Dataset:
             return parts[0]
         if len({part.images.shape[1:] for part in parts}) > 1:
             raise UsageError(f"split {spec!r}: images differ in size, set data.image-size")
-        return Split(
-            np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts])
-        )
+        return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
 
     train, test = take(config.train_split), take(config.test_split)
     val = take(config.val_split) if config.val_split else None
@@ -119,13 +117,9 @@ def _open_npz(config: DataConfig) -> Source:
             if f"{name}_labels" not in arrays:
                 raise UsageError(f"{path} holds {key} and no {name}_labels")
             split = check_split(arrays[key], arrays[f"{name}_labels"], f"{path} {name}")
-            splits[name] = Split(
-                imaging.fit_array(split.images, config.image_size, config.resize), split.labels
-            )
+            splits[name] = Split(imaging.fit_array(split.images, config.image_size, config.resize), split.labels)
     if not splits:
-        raise UsageError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; expected train_images, train_labels, ..."
-        )
+        raise UsageError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected train_images, train_labels, ...")
     count = max(int(split.labels.max()) for split in splits.values()) + 1
     return Source(
         sizes={name: len(split) for name, split in splits.items()},

@@ -32,9 +32,7 @@ _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", 
 def check_rank(layer: str, x: Array, dims: int) -> None:
     """Raise UsageError unless `x` is [batch, `dims` spatial sizes, channels]."""
     if x.ndim != dims + 2:
-        raise UsageError(
-            f"{layer} in {dims} dimensions expects [batch, {dims} sizes, channels], got shape {x.shape}"
-        )
+        raise UsageError(f"{layer} in {dims} dimensions expects [batch, {dims} sizes, channels], got shape {x.shape}")
 
 
 def check_groups(groups: int, in_channels: int, features: int) -> None:

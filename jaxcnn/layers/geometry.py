@@ -93,9 +93,7 @@ def resolve_padding(
     if isinstance(padding, Sequence) and not isinstance(padding, str):
         each = tuple(padding)
     if len(each) != dims:
-        raise UsageError(
-            f"padding={padding!r}: expected an int, {dims} ints, {dims} (lo, hi) pairs or a name"
-        )
+        raise UsageError(f"padding={padding!r}: expected an int, {dims} ints, {dims} (lo, hi) pairs or a name")
     return tuple(map(_edges, each, sizes, kernel, strides, dilation))
 
 

@@ -108,9 +108,7 @@ class GroupNorm(nn.Module):
         if self.groups < 1 or channels % self.groups:
             valid = [g for g in range(1, channels + 1) if channels % g == 0]
             nearest = min(valid, key=lambda g: abs(g - self.groups))
-            raise UsageError(
-                f"groups={self.groups} does not divide {channels} channels: nearest valid is {nearest}"
-            )
+            raise UsageError(f"groups={self.groups} does not divide {channels} channels: nearest valid is {nearest}")
         grouped = x.reshape(*x.shape[:-1], self.groups, channels // self.groups)
         mean, var = _statistics(grouped, (*range(1, x.ndim - 1), x.ndim))
         mean, var = (jnp.repeat(s[..., 0], channels // self.groups, axis=-1) for s in (mean, var))
@@ -165,9 +163,7 @@ def _local_response_norm(x: Array, size: int, alpha: float, beta: float, k: floa
     wide = x.astype(jnp.float32)
     ones = (1,) * (x.ndim - 1)
     edges = ((0, 0),) * (x.ndim - 1) + ((size // 2, (size - 1) // 2),)
-    sums = lax.reduce_window(
-        jnp.square(wide), np.zeros((), np.float32), lax.add, (*ones, size), (*ones, 1), edges
-    )
+    sums = lax.reduce_window(jnp.square(wide), np.zeros((), np.float32), lax.add, (*ones, size), (*ones, 1), edges)
     return (wide / (k + alpha * sums) ** beta).astype(x.dtype)
 
 

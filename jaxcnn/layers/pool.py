@@ -36,8 +36,7 @@ class _Windows(NamedTuple):
     def reach(self) -> tuple[Edges, ...]:
         """The padding with what the last windows of ceil mode need beyond it."""
         return tuple(
-            (lo, max(hi, (out - 1) * s + w - size - lo))
-            for size, w, s, (lo, hi), out in zip(*self, strict=True)
+            (lo, max(hi, (out - 1) * s + w - size - lo)) for size, w, s, (lo, hi), out in zip(*self, strict=True)
         )
 
     @property
@@ -55,9 +54,7 @@ def _windows(x: Array, window: Ints, strides: Ints | None, padding: Padding, cei
     window = per_dimension("window", window, dims)
     strides = window if strides is None else per_dimension("strides", strides, dims)
     if padding == "CAUSAL":
-        raise UsageError(
-            "padding='CAUSAL' is for convolutions: pooling takes ints, (lo, hi) pairs, 'SAME' or 'VALID'"
-        )
+        raise UsageError("padding='CAUSAL' is for convolutions: pooling takes ints, (lo, hi) pairs, 'SAME' or 'VALID'")
     edges = resolve_padding(padding, sizes, window, strides, (1,) * dims)
     if any(max(edge) >= w for edge, w in zip(edges, window, strict=True)):
         raise UsageError(f"padding={padding!r} must be smaller than the pooling window {window}")

@@ -66,9 +66,7 @@ class Shortcut(nn.Module):
         if self.option not in SHORTCUTS:
             raise unknown("shortcut option", self.option, SHORTCUTS)
         if self.option == "identity" and changes:
-            raise UsageError(
-                f"identity cannot turn {x.shape[-1]} channels into {self.features}, strides {strides}"
-            )
+            raise UsageError(f"identity cannot turn {x.shape[-1]} channels into {self.features}, strides {strides}")
         if self.option != "C" and not changes:
             return x
         if self.option == "A":

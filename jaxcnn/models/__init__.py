@@ -91,9 +91,7 @@ def create(
     if num_classes is ...:
         num_classes = entry.num_classes
     if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
-        raise UsageError(
-            f"num_classes={num_classes!r}: expected an integer of at least 1, or None for features"
-        )
+        raise UsageError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None for features")
     for option, value in variant.items():
         if option not in hints:
             raise unknown(f"option of {name}", option, hints)
@@ -127,9 +125,7 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
             return tuple(value)  # JSON has lists only.
         raise UsageError(f"{what} is {value!r}: expected integers of at least 1")
     if type(value) is not hint or (hint is int and value < 1):
-        raise UsageError(
-            f"{what} is {value!r}: expected {'True or False' if hint is bool else 'an integer >= 1'}"
-        )
+        raise UsageError(f"{what} is {value!r}: expected {'True or False' if hint is bool else 'an integer >= 1'}")
     return value
 
 

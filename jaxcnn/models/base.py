@@ -30,7 +30,7 @@ class Model(nn.Module):
           **kwargs: further arguments of the call, such as `train`.
         """
         key = rngs["params"] if isinstance(rngs, Mapping) else rngs
-        plan: list[tuple[jax.tree_util.KeyPath, initialisers.Initializer | None]] = []
+        plan: list[tuple[jax.tree_util.KeyPath, Any]] = []
 
         def trace(images):
             variables = nn.Module.init(self, jax.random.key(0), images, **kwargs)
@@ -52,4 +52,4 @@ class Model(nn.Module):
             )
             for (path, initializer), leaf in zip(plan, leaves, strict=True)
         ]
-        return treedef.unflatten(values)
+        return jax.tree.unflatten(treedef, values)

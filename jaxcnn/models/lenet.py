@@ -133,9 +133,7 @@ class LeNet5Paper(Model):
     ) -> Float[Array, "batch outputs"]:
         """Return logits for 10 digits (or the 84 values of F6); training and evaluation are the same."""
         if self.num_classes not in (None, len(DIGIT_CODES)):
-            raise UsageError(
-                f"num_classes={self.num_classes}: lenet5_1998 compares with 10 drawn digits; expected 10"
-            )
+            raise UsageError(f"num_classes={self.num_classes}: lenet5_1998 compares with 10 drawn digits; expected 10")
         conv5x5 = partial(Conv, kernel_size=5, dtype=self.dtype)
         subsample = partial(TrainableSubsampling, dtype=self.dtype)
         x = _to_side(x, (28, 32))

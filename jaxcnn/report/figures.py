@@ -27,9 +27,7 @@ NAMED_CLASSES = 130  # up to here it names every class on its axes
 SMOOTHED_ROWS = 150  # from here on noisy training rows are drawn faint under their running mean
 
 
-def confusion_counts(
-    predictions: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"], k: int
-) -> Int[np.ndarray, "k k"]:
+def confusion_counts(predictions: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"], k: int) -> Int[np.ndarray, "k k"]:
     """Return how often an example of class `row` was predicted to be of class `column`."""
     return np.bincount(labels.astype(np.int64) * k + predictions, minlength=k * k).reshape(k, k)
 
@@ -101,9 +99,7 @@ def confusion_matrix(
             )
             axes = places["matrix"]
             for image, name in zip(_draw_counts(axes, counts), ("correct", "mistaken"), strict=True):
-                bar = figure.colorbar(
-                    image, cax=places[name], orientation="horizontal", label=f"Images {name}"
-                )
+                bar = figure.colorbar(image, cax=places[name], orientation="horizontal", label=f"Images {name}")
                 bar.ax.locator_params(axis="x", integer=True)
             _list_confusions(places["list"], counts, class_names)
         correct, n = int(np.trace(counts)), len(labels)
@@ -130,8 +126,7 @@ def worst_mistakes(
     check_predictions(logits, labels, class_names)
     if images_uint8.dtype != np.uint8 or images_uint8.ndim != 4 or len(images_uint8) != len(labels):
         raise UsageError(
-            f"images {images_uint8.dtype} {images_uint8.shape}: "
-            f"expected uint8 [{len(labels)}, height, width, channels]"
+            f"images {images_uint8.dtype} {images_uint8.shape}: expected uint8 [{len(labels)}, height, width, channels]"
         )
     wrong = hardest(logits, labels)
     total = f"{len(labels):,} images"

@@ -26,9 +26,7 @@ class Classification:
     def __post_init__(self) -> None:
         """Check the range."""
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise UsageError(
-                f"label_smoothing is {self.label_smoothing}: expected a value in [0, 1), such as 0.1"
-            )
+            raise UsageError(f"label_smoothing is {self.label_smoothing}: expected a value in [0, 1), such as 0.1")
 
     def loss(
         self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]

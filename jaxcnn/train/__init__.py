@@ -1,0 +1,1 @@
+"""Training: state, step, optimisers, compilation, checkpoints, log, loop."""

@@ -44,9 +44,7 @@ class Checkpoints:
     def describe_newest(self) -> str:
         """Return the newest checkpoint as part of a message."""
         steps = self.steps()
-        return (
-            f"the newest good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
-        )
+        return f"the newest good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
 
     def save(self, step: int, tree: Any, position: dict[str, Any]) -> None:
         """Write a checkpoint of `tree` (arrays, replicated) and `position` (plain JSON values).
@@ -141,7 +139,8 @@ class Checkpoints:
 
 def _verify(folder: Path) -> None:
     try:
-        listed = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text().splitlines())
+        lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
+        listed = {name: digest for digest, name in lines}
     except (OSError, ValueError) as error:
         raise DamagedCheckpoint(f"{SUMS} cannot be read") from error
     found = {str(path.relative_to(folder)): path for path in _files(folder)}

@@ -9,19 +9,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.files import write_atomically
+
 Row = dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a JSON-lines file; a torn last line (the process was killed in the write) is left out."""
-    if not path.exists():
-        return []
+def read_metrics(path: Path) -> list[Row]:
+    """Return the rows of a `metrics.jsonl` or `timings.jsonl` in the order they were written.
+
+    A run killed while it writes leaves a torn last line; that line is left out, since the run writes the row
+    again when it resumes. A run that has written no row yet has an empty file.
+
+    Raises:
+        UsageError: there is no such file.
+        RunError: a line before the last is not a row, so the file is damaged.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"no metrics log at {path}: expected the metrics.jsonl of a run folder") from None
     rows = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except ValueError:  # also what bytes that are not UTF-8 raise
+            row = None
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+        elif number < len(lines):
+            raise RunError(f"{path}, line {number}: not a row of metrics: {line[:60]!r}")
     return rows
 
 
@@ -33,13 +50,11 @@ class Log:
         self.metrics_path, self.timings_path = folder / "metrics.jsonl", folder / "timings.jsonl"
         self._written: set[tuple[int, frozenset[str]]] = set()
         for path in (self.metrics_path, self.timings_path):
-            rows = [row for row in read_rows(path) if row["step"] <= from_step]
+            rows = [row for row in read_metrics(path) if row["step"] <= from_step] if path.exists() else []
             self._written |= {(row["step"], frozenset(row)) for row in rows if path == self.metrics_path}
             text = "".join(json.dumps(row) + "\n" for row in rows)
-            if not path.exists() or path.read_text() != text:
-                temporary = path.with_suffix(".tmp")
-                temporary.write_text(text)
-                temporary.replace(path)
+            if not path.exists() or path.read_bytes() != text.encode():
+                write_atomically(path, text.encode())
         self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter

@@ -111,12 +111,9 @@ def fit(state: Any, window: Any, position: Position, timetable: Timetable, effec
     while True:
         step = position.step
         stopping = effects.stop_requested(step)
-        if compiled and (timetable.logs(step) or timetable.saves(step) or stopping) or pending_eval:
+        if (compiled and (timetable.logs(step) or timetable.saves(step) or stopping)) or pending_eval:
             # 1. Wait for the device; nothing is written after a loss that is not finite.
-            sums = {
-                name: np.asarray(value.addressable_data(0)).reshape(-1)[0].item()
-                for name, value in window.items()
-            }
+            sums = {name: np.asarray(value.addressable_data(0)).reshape(-1)[0].item() for name, value in window.items()}
             if sums["bad_step"] != NEVER:
                 raise NonFinite(sums["bad_step"])
             if compiled:

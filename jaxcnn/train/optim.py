@@ -158,9 +158,7 @@ def make_optimizer(
     return _standard_promotion(optax.with_extra_args_support(optax.chain(*parts)))
 
 
-def _rule(
-    optim: OptimConfig, rate: optax.Schedule, mask: Any, params_like: Any
-) -> optax.GradientTransformation:
+def _rule(optim: OptimConfig, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
     """Return the optimiser's own rule, with the learning rate and any decoupled decay."""
     given = {name: getattr(optim, name) for name in DEFAULTS[optim.name]}
     value = {name: DEFAULTS[optim.name][name] if v is None else v for name, v in given.items()}

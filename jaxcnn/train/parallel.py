@@ -116,9 +116,7 @@ class Pmap(Jit):
         """Return this process's part of a batch sharded over the mesh, with a leading axis over its devices."""
         shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         parts = [shard.data[None] for shard in shards]
-        return jax.make_array_from_single_device_arrays(
-            (len(parts), *parts[0].shape[1:]), self.per_device, parts
-        )
+        return jax.make_array_from_single_device_arrays((len(parts), *parts[0].shape[1:]), self.per_device, parts)
 
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""
@@ -165,18 +163,14 @@ def make_parallel(
     if not 1 <= count <= len(available):
         raise UsageError(f"train.devices is {count}: expected 1 to {len(available)}, the devices found")
     if count % jax.process_count():
-        raise UsageError(
-            f"train.devices is {count}: expected a multiple of the {jax.process_count()} processes"
-        )
+        raise UsageError(f"train.devices is {count}: expected a multiple of the {jax.process_count()} processes")
     if batch_size % count:
         below, above = batch_size // count * count, (batch_size // count + 1) * count
         raise UsageError(
             f"batch size {batch_size} does not divide over {count} devices: "
-            f"the nearest that does is {below if 0 < below and batch_size - below <= above - batch_size else above}"
+            f"the nearest that does is {below if below > 0 and batch_size - below <= above - batch_size else above}"
         )
     # The same number from every process, in the order of the processes.
     share = count // jax.process_count()
-    chosen = [
-        d for p in range(jax.process_count()) for d in [d for d in available if d.process_index == p][:share]
-    ]
+    chosen = [d for p in range(jax.process_count()) for d in [d for d in available if d.process_index == p][:share]]
     return Jit(chosen) if mode == "jit" else Pmap(chosen, sync_batch_norm)

@@ -30,9 +30,9 @@ class ScheduleConfig:
     that run to the end of training (polynomial, cosine) share out the steps that remain.
     """
 
-    name: Literal[
-        "constant", "step", "exponential", "inverse_time", "polynomial", "cosine", "one_cycle", "plateau"
-    ] = "constant"
+    name: Literal["constant", "step", "exponential", "inverse_time", "polynomial", "cosine", "one_cycle", "plateau"] = (
+        "constant"
+    )
     """step: times `factor` at each boundary (He et al. 2015). exponential: times `decay_rate` every
     `decay_steps`. inverse_time: divided by 1 + decay_rate * step / decay_steps ("1/t", Robbins and Monro
     1951). polynomial: to `end_value` as (1 - step/total)^power (Caffe's poly). cosine: to `end_value` over
@@ -216,9 +216,7 @@ def _check(config: ScheduleConfig, learning_rate: float, total_steps: int) -> No
     for name in ("warmup_start", "end_value"):
         value = getattr(config, name)
         if value > learning_rate:
-            raise UsageError(
-                f"schedule.{name} is {value}: expected at most the learning rate, {learning_rate}"
-            )
+            raise UsageError(f"schedule.{name} is {value}: expected at most the learning rate, {learning_rate}")
     if config.warmup_steps >= total_steps:
         raise UsageError(
             f"schedule.warmup_steps is {config.warmup_steps}: expected fewer than the {total_steps} in all"
@@ -228,16 +226,12 @@ def _check(config: ScheduleConfig, learning_rate: float, total_steps: int) -> No
     if config.name == "exponential" and not 0 < config.decay_rate <= 1:
         raise UsageError(f"schedule.decay_rate is {config.decay_rate}: expected a factor in (0, 1]")
     if config.name == "one_cycle" and not 1 <= int(config.rise * total_steps) < total_steps:
-        raise UsageError(
-            f"schedule.rise is {config.rise}: of {total_steps} steps it leaves none to rise or to fall"
-        )
+        raise UsageError(f"schedule.rise is {config.rise}: of {total_steps} steps it leaves none to rise or to fall")
 
 
 def _check_boundaries(config: ScheduleConfig, total_steps: int) -> None:
     if not config.boundaries:
-        raise UsageError(
-            "schedule.boundaries is empty: 'step' needs at least one step at which to cut the rate"
-        )
+        raise UsageError("schedule.boundaries is empty: 'step' needs at least one step at which to cut the rate")
     last = config.warmup_steps
     for boundary in config.boundaries:
         check_range("schedule.boundaries", boundary, COUNT)

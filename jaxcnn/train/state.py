@@ -63,9 +63,7 @@ def create_state(
 def params_sha256(params: Tree) -> str:
     """Return the SHA-256 over all parameters (path, dtype, shape, bytes), in the order of their sorted paths."""
     digest = hashlib.sha256()
-    leaves = [
-        (jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     for path, leaf in sorted(leaves, key=lambda item: item[0]):
         array = np.asarray(leaf)
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())

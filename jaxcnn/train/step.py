@@ -1,6 +1,7 @@
 """One training step and one evaluation step: pure functions of a state and a batch."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,9 +82,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            assert ema_decay is not None, (
-                "the state holds averaged parameters, but the step was given no ema_decay"
-            )
+            assert ema_decay is not None, "the state holds averaged parameters, but the step was given no ema_decay"
             ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
         state = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
@@ -97,7 +96,7 @@ def make_eval_step(model: Model, task: Classification) -> Callable[[Tree, Batch]
     """Return `step(variables, batch) -> (sums, logits)`, not yet compiled."""
 
     def step(variables: Tree, batch: Batch) -> tuple[Sums, jax.Array]:
-        logits = model.apply(variables, batch["image"], train=False)
+        logits: Any = model.apply(variables, batch["image"], train=False)
         return task.sums(logits, batch), logits
 
     return step

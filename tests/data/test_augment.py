@@ -36,9 +36,7 @@ def test_each_crop_is_a_slice_of_the_padded_image(shape, pad, mode, seed):
     padded = np.pad(images, edges, mode="constant" if mode == "zero" else "reflect")
     height, width = shape[1:3]
     for image, crop in zip(padded, np.asarray(out), strict=True):
-        slices = [
-            image[y : y + height, x : x + width] for y in range(2 * pad + 1) for x in range(2 * pad + 1)
-        ]
+        slices = [image[y : y + height, x : x + width] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
         assert any((s == crop).all() for s in slices)
 
 

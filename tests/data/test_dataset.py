@@ -39,9 +39,7 @@ def test_errors(images, labels, message):
 
 
 @settings(deadline=None, max_examples=20)
-@given(
-    n=st.integers(1, 1200), channels=st.sampled_from([1, 3]), per_pixel=st.booleans(), seed=st.integers(0, 99)
-)
+@given(n=st.integers(1, 1200), channels=st.sampled_from([1, 3]), per_pixel=st.booleans(), seed=st.integers(0, 99))
 def test_measured_normalisation(n, channels, per_pixel, seed):
     images = np.random.default_rng(seed).integers(0, 256, (n, 3, 2, channels)).astype(np.uint8)
     images[0, 0, :2] = [[0], [255]]  # no channel is constant

@@ -137,9 +137,7 @@ def test_names():
         load(DataConfig(source="tfds", name="mnst"))
     with pytest.raises(UsageError, match=r"needs data.name"):
         load(DataConfig(source="tfds"))
-    with pytest.raises(
-        UsageError, match=r"unknown configuration of imagenette '160px-v3': did you mean '160px"
-    ):
+    with pytest.raises(UsageError, match=r"unknown configuration of imagenette '160px-v3': did you mean '160px"):
         load(DataConfig(source="tfds", name="imagenette/160px-v3"))
 
 
@@ -150,9 +148,7 @@ def test_unknown_split(tmp_path):
 
 
 def test_not_prepared(tmp_path):
-    with pytest.raises(
-        UsageError, match=r"'mnist' is not prepared in .*data.download is off; .*tfds build mnist "
-    ):
+    with pytest.raises(UsageError, match=r"'mnist' is not prepared in .*data.download is off; .*tfds build mnist "):
         load(DataConfig(source="tfds", name="mnist", path=tmp_path, download=False))
 
 
@@ -161,9 +157,7 @@ def test_a_failed_download_says_why(tmp_path, monkeypatch):
         raise ConnectionError("no route to host\nand a long story")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(
-        UsageError, match=r"the download failed \(ConnectionError: no route to host\); prepare it"
-    ):
+    with pytest.raises(UsageError, match=r"the download failed \(ConnectionError: no route to host\); prepare it"):
         load(DataConfig(source="tfds", name="mnist", path=tmp_path))
     assert not list(tmp_path.iterdir())
 
@@ -175,9 +169,7 @@ def test_a_download_is_used(tmp_path, monkeypatch):
         "test": [(i, {"image": png(np.full((28, 28), 90 + i, np.uint8)), "label": i}) for i in range(10)],
     }
     mnist = tfds.builder_cls("mnist")
-    monkeypatch.setattr(
-        mnist, "_make_download_manager", lambda self, **_: types.SimpleNamespace(downloaded_size=0)
-    )
+    monkeypatch.setattr(mnist, "_make_download_manager", lambda self, **_: types.SimpleNamespace(downloaded_size=0))
     monkeypatch.setattr(mnist, "_split_generators", lambda self, dl_manager: rows)
     data = load(DataConfig(source="tfds", name="mnist", path=tmp_path))
     assert data.train.images.shape == (20, 28, 28, 1)

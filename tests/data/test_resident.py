@@ -43,9 +43,7 @@ def test_a_batch_depends_on_key_and_step_alone(batch_size, steps):
 
 
 def test_epochs_and_keys_differ():
-    orders = [
-        np.asarray(epoch_permutation(jax.random.key(seed), e, 50)).tolist() for seed in (0, 1) for e in (0, 1)
-    ]
+    orders = [np.asarray(epoch_permutation(jax.random.key(seed), e, 50)).tolist() for seed in (0, 1) for e in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
 

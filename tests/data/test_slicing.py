@@ -35,9 +35,7 @@ def tfds_slice(spec, size):
 
 
 numbers = st.integers(-70, 70).map(str)
-percents = st.one_of(st.integers(-110, 110), st.floats(-110, 110).map(lambda x: round(x, 2))).map(
-    "{}%".format
-)
+percents = st.one_of(st.integers(-110, 110), st.floats(-110, 110).map(lambda x: round(x, 2))).map("{}%".format)
 bounds = st.one_of(
     *(st.tuples(st.one_of(st.just(""), kind), st.one_of(st.just(""), kind)) for kind in (numbers, percents))
 )

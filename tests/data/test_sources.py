@@ -31,9 +31,7 @@ def test_digits_are_scikit_learns():
 def test_digits_grow_and_slice():
     whole = load(DataConfig(source="digits", image_size=28))
     assert whole.train.images.shape == (1437, 28, 28, 1)
-    part = load(
-        DataConfig(source="digits", train_split="train[:80%]", val_split="train[80%:]", image_size=28)
-    )
+    part = load(DataConfig(source="digits", train_split="train[:80%]", val_split="train[80%:]", image_size=28))
     np.testing.assert_array_equal(np.concatenate([part.train.images, part.val.images]), whole.train.images)
     np.testing.assert_array_equal(part.test.labels, whole.test.labels)
 
@@ -78,9 +76,7 @@ def test_npz(tmp_path, arrays):
 
 
 def test_npz_splits_add_up(tmp_path, arrays):
-    data = load_npz(
-        tmp_path, arrays | {"class_names": np.array(list("abcd"))}, train_split="train[:2]+test[:1]"
-    )
+    data = load_npz(tmp_path, arrays | {"class_names": np.array(list("abcd"))}, train_split="train[:2]+test[:1]")
     expected = np.concatenate([arrays["train_images"][:2], arrays["test_images"][:1]])
     np.testing.assert_array_equal(data.train.images, expected)
     assert data.class_names == ("a", "b", "c", "d")

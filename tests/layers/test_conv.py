@@ -31,8 +31,7 @@ def loop_conv(x, kernel, strides, edges, dilation, groups):
     window, per_group, features = kernel.shape[:-2], kernel.shape[-2], kernel.shape[-1]
     x = np.pad(x, [(0, 0), *edges, (0, 0)])
     outputs = [
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(x.shape[1:-1], window, strides, dilation, strict=True)
+        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[1:-1], window, strides, dilation, strict=True)
     ]
     y = np.zeros((x.shape[0], *outputs, features))
     for position in itertools.product(*map(range, outputs)):

@@ -27,9 +27,7 @@ def test_dropout_keeps_the_mean_and_the_rate():
     y = Dropout(0.3, deterministic=False).apply({}, jnp.ones((200, 100)), rngs=KEY)
     assert set(np.unique(y)) == {0, np.float32(1 / 0.7)}
     assert np.mean(y == 0) == pytest.approx(0.3, abs=0.02)
-    other = Dropout(0.3, deterministic=False).apply(
-        {}, jnp.ones((200, 100)), rngs={"dropout": jax.random.key(1)}
-    )
+    other = Dropout(0.3, deterministic=False).apply({}, jnp.ones((200, 100)), rngs={"dropout": jax.random.key(1)})
     assert np.mean((y == 0) == (other == 0)) == pytest.approx(0.58, abs=0.02)  # 0.3^2 + 0.7^2: independent
 
 

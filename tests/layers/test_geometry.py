@@ -110,9 +110,7 @@ def test_receptive_field_is_the_support_of_the_gradient(layers):
 
     def outputs(x):
         for kernel, stride, dilation in layers:
-            x = lax.conv_general_dilated(
-                x, jnp.ones((1, 1, kernel)), (stride,), "VALID", rhs_dilation=(dilation,)
-            )
+            x = lax.conv_general_dilated(x, jnp.ones((1, 1, kernel)), (stride,), "VALID", rhs_dilation=(dilation,))
         return x[0, 0]
 
     x = jnp.ones((1, 1, size + jump))

@@ -68,9 +68,7 @@ def test_batch_norm_is_flaxs_with_its_gradient_over_several_steps():
         x = jnp.asarray(images(seed=step)) * (step + 1.0)
         results = []
         for layer, state in ((ours, mine), (flaxs, theirs)):
-            grad = jax.value_and_grad(
-                lambda p, x, la=layer, s=state: loss(la, p, s["batch_stats"], x), (0, 1), True
-            )
+            grad = jax.value_and_grad(lambda p, x, la=layer, s=state: loss(la, p, s["batch_stats"], x), (0, 1), True)
             results.append(grad(state["params"], x))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results)
         mine = {**mine, "batch_stats": results[0][0][1]}
@@ -96,9 +94,7 @@ def test_batch_norm_statistics_start_at_zero_and_one_and_need_to_be_mutable():
     assert stats["mean"].tolist() == [0] * 6
     assert stats["var"].tolist() == [1] * 6
     layer = BatchNorm(use_running_average=False)
-    np.testing.assert_allclose(
-        layer.apply(variables_like(layer, x), x), train(layer, variables_like(layer, x), x)[0]
-    )
+    np.testing.assert_allclose(layer.apply(variables_like(layer, x), x), train(layer, variables_like(layer, x), x)[0])
 
 
 def test_batch_norm_without_parameters():
@@ -225,9 +221,7 @@ def test_jit_grad_vmap_and_bfloat16(name):
     np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), y, atol=1e-5)
     np.testing.assert_allclose(jax.vmap(lambda i: layer.apply(variables, i[None])[0])(x), y, atol=1e-5)
     gradient = jax.grad(lambda params: jnp.sum(layer.apply({**variables, "params": params}, x) ** 2))
-    assert all(
-        np.all(g != 0) and np.isfinite(g).all() for g in jax.tree.leaves(gradient(variables["params"]))
-    )
+    assert all(np.all(g != 0) and np.isfinite(g).all() for g in jax.tree.leaves(gradient(variables["params"])))
     low = NORMS[name](jnp.bfloat16).apply(variables, x.astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), y, atol=0.1)
@@ -238,9 +232,7 @@ def loop_lrn(x, size, alpha, beta, k):
     x = np.asarray(x, np.float64)
     y = np.zeros_like(x)
     for i in range(x.shape[-1]):
-        total = sum(
-            x[..., j] ** 2 for j in range(i - size // 2, i - size // 2 + size) if 0 <= j < x.shape[-1]
-        )
+        total = sum(x[..., j] ** 2 for j in range(i - size // 2, i - size // 2 + size) if 0 <= j < x.shape[-1])
         y[..., i] = x[..., i] / (k + alpha * total) ** beta
     return y
 

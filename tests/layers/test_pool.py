@@ -39,10 +39,7 @@ def loop_pool(x, reduce, window, strides, edges, ceil_mode):
     for position in itertools.product(*(range(len(s)) for s in starts)):
         begin = [s[p] for s, p in zip(starts, position, strict=True)]
         inside = tuple(slice(max(b, 0), b + k) for b, k in zip(begin, window, strict=True))
-        counted = [
-            min(b + k, n + hi) - b
-            for b, k, n, (_, hi) in zip(begin, window, x.shape[1:-1], edges, strict=True)
-        ]
+        counted = [min(b + k, n + hi) - b for b, k, n, (_, hi) in zip(begin, window, x.shape[1:-1], edges, strict=True)]
         values = x[(slice(None), *inside)].reshape(x.shape[0], -1, x.shape[-1])
         y[(slice(None), *position)] = reduce(values, math.prod(counted))
     return y

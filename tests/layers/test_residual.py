@@ -39,9 +39,7 @@ def test_option_a_subsamples_and_appends_zeros(shape):
     assert np.all(y[..., 3:] == 0)
 
 
-@pytest.mark.parametrize(
-    ("option", "features", "strides"), [("B", 8, 2), ("B", 3, 2), ("B", 8, 1), ("C", 3, 1)]
-)
+@pytest.mark.parametrize(("option", "features", "strides"), [("B", 8, 2), ("B", 3, 2), ("B", 8, 1), ("C", 3, 1)])
 def test_projections_are_a_1x1_convolution_and_a_norm(option, features, strides):
     x = images()
     y, params = run(Shortcut(features, strides, option, NORM), x)

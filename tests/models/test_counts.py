@@ -88,9 +88,7 @@ CSV_ROWS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "params", "macs", "source"), COUNTS, ids=lambda v: str(v).replace(" ", "")
-)
+@pytest.mark.parametrize(("name", "options", "params", "macs", "source"), COUNTS, ids=lambda v: str(v).replace(" ", ""))
 def test_counts(name, options, params, macs, source):
     counted = totals(create(name, **options), MODELS[name].input_shape)
     assert counted[0] == params, source

@@ -23,10 +23,7 @@ from jaxcnn.report.figures import (
 )
 
 ROWS = [
-    *(
-        {"step": 10 * i, "train/loss": 2 / i, "train/accuracy": 1 - 1 / i, "learning_rate": 0.1}
-        for i in range(1, 9)
-    ),
+    *({"step": 10 * i, "train/loss": 2 / i, "train/accuracy": 1 - 1 / i, "learning_rate": 0.1} for i in range(1, 9)),
     {"step": 80, "val/loss": 0.5, "val/accuracy": 0.75},
     {"step": 80, "test/loss": 0.5, "test/accuracy": 0.8125, "test/top5_error": 0.0},
 ]
@@ -135,9 +132,7 @@ def test_confusion_matrix_writes_the_counts_of_few_classes():
     figure = confusion_matrix(logits, labels, names)
     (axes,) = figure.axes
     counts = confusion_counts(logits.argmax(axis=1), labels, 10)
-    written = {
-        (round(t.get_position()[1]), round(t.get_position()[0])): int(t.get_text()) for t in axes.texts
-    }
+    written = {(round(t.get_position()[1]), round(t.get_position()[0])): int(t.get_text()) for t in axes.texts}
     assert written == {cell: count for cell, count in np.ndenumerate(counts) if count}
     assert [t.get_text() for t in axes.get_yticklabels()] == names
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Predicted class", "True class")

@@ -22,9 +22,7 @@ def script():
     return module
 
 
-def make_run(
-    root, hash="aa11", seed=0, accuracy=0.99, name="lenet_mnist", status="finished", lr=0.1, **environment
-):
+def make_run(root, hash="aa11", seed=0, accuracy=0.99, name="lenet_mnist", status="finished", lr=0.1, **environment):
     """Write the small JSON files of a made-up run and return its folder."""
     folder = root / "runs" / name / hash
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +110,7 @@ def test_commits_and_hardware_are_told_apart(tmp_path):
         [
             make_run(tmp_path, "a0", 0, dirty=True),
             make_run(tmp_path, "a1", 1, commit=None),
-            make_run(
-                tmp_path, "a2", 2, platform="gpu", device_kind="NVIDIA H200", device_count=4, process_count=2
-            ),
+            make_run(tmp_path, "a2", 2, platform="gpu", device_kind="NVIDIA H200", device_count=4, process_count=2),
             make_run(tmp_path, "a3", 3, device_count=4, cpu_count=2),
         ],
         tmp_path / "results",
@@ -191,9 +187,7 @@ def test_the_script_records_regenerates_and_checks(script, tmp_path, capsys):
         (lambda run: (run / "result.json").write_text('{"status": "stopped"}'), "its status is 'stopped'"),
     ],
 )
-def test_unfinished_runs_are_refused_in_one_line_and_nothing_is_recorded(
-    script, tmp_path, capsys, spoil, message
-):
+def test_unfinished_runs_are_refused_in_one_line_and_nothing_is_recorded(script, tmp_path, capsys, spoil, message):
     good, bad = make_run(tmp_path, "a0", 0), make_run(tmp_path, "a1", 1)
     spoil(bad)
     root = tmp_path / "repository"

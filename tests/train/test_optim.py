@@ -15,9 +15,7 @@ from jaxcnn.train.optim import DEFAULTS, OptimConfig, decay_mask, make_optimizer
 from jaxcnn.train.schedules import ScheduleConfig, current_learning_rate, make_schedule
 
 STEPS, RATE, WD = 5, 0.05, 0.1
-HALVED = ScheduleConfig(
-    name="step", boundaries=(2,), factor=0.5
-)  # a rate that moves shows where it is applied
+HALVED = ScheduleConfig(name="step", boundaries=(2,), factor=0.5)  # a rate that moves shows where it is applied
 
 
 def tree():
@@ -157,9 +155,7 @@ def test_five_steps_agree_with_numpy(fields, rule, memory):
 def test_delta_bar_delta_under_a_schedule():
     def rule(p, g, s, rate, t, decays):
         g = l2(p, g, decays)
-        s["rate"] = np.where(
-            s["bar"] * g > 0, s["rate"] + 0.01, s["rate"] * np.where(s["bar"] * g < 0, 0.9, 1.0)
-        )
+        s["rate"] = np.where(s["bar"] * g > 0, s["rate"] + 0.01, s["rate"] * np.where(s["bar"] * g < 0, 0.9, 1.0))
         s["bar"] = 0.3 * g + 0.7 * s["bar"]
         return p - rate / RATE * s["rate"] * g
 
@@ -205,9 +201,7 @@ def test_decay_mask():
         "dense": {"kernel": True},
     }
     assert all(jax.tree.leaves(decay_mask(("*",), params)))
-    assert decay_mask(
-        ("conv/*", "dense/bia?", "dense/[k]ernel"), {**params, "dense": {"bias": 0, "kernel": 0}}
-    ) == {
+    assert decay_mask(("conv/*", "dense/bia?", "dense/[k]ernel"), {**params, "dense": {"bias": 0, "kernel": 0}}) == {
         "conv": {"bias": True, "kernel": True},
         "dense": {"bias": True, "kernel": True},
     }

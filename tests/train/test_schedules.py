@@ -58,9 +58,7 @@ def test_fixed_values(config, expected):
 
 @pytest.mark.parametrize("name", [name for name in READS if name != "one_cycle"])
 def test_warmup_rises_linearly_and_hands_over_at_the_full_rate(name):
-    config = ScheduleConfig(
-        name=name, warmup_steps=10, warmup_start=0.02, boundaries=(40,) if name == "step" else ()
-    )
+    config = ScheduleConfig(name=name, warmup_steps=10, warmup_start=0.02, boundaries=(40,) if name == "step" else ())
     np.testing.assert_allclose(values([0, 5, 10], config), [0.02, 0.06, 0.1], rtol=1e-6)
 
 
@@ -107,9 +105,7 @@ def test_plateau_cuts_after_patience_and_stops_at_the_end_value():
 def test_plateau_averages_windows_and_cools_down():
     averaged = ScheduleConfig(name="plateau", factor=0.5, window=2, patience=1)
     # readings 2, 2 (bad, although one loss in it was lower)
-    np.testing.assert_allclose(
-        _plateau_rates(averaged, [3.0, 1.0, 0.5, 3.5]), [0.1, 0.1, 0.1, 0.05], rtol=1e-6
-    )
+    np.testing.assert_allclose(_plateau_rates(averaged, [3.0, 1.0, 0.5, 3.5]), [0.1, 0.1, 0.1, 0.05], rtol=1e-6)
     cooling = ScheduleConfig(name="plateau", factor=0.5, window=1, patience=1, cooldown=2)
     got = _plateau_rates(cooling, [1.0] * 5)  # cut, two free readings, cut
     np.testing.assert_allclose(got, [0.1, 0.05, 0.05, 0.05, 0.025], rtol=1e-6)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.report.metrics import read_metrics
+from jaxcnn.train.log import read_metrics
 
 ROWS = [{"step": 10, "train/loss": 1.5}, {"step": 20, "train/loss": 0.25}, {"step": 20, "test/accuracy": 0.5}]
 
