@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	$(BIN)/jaxcnn train experiments/lenet_digits.py
-	$(BIN)/jaxcnn report experiments/lenet_digits.py
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

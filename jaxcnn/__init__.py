@@ -6,7 +6,7 @@ from jaxcnn.models import create
 
 if TYPE_CHECKING:
     from jaxcnn.data import DataConfig
-    from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig
+    from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, load_experiment
     from jaxcnn.runs import Run, load_run, resume, run
     from jaxcnn.train.optim import OptimConfig
     from jaxcnn.train.schedules import ScheduleConfig
@@ -22,6 +22,7 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
     "create",
+    "load_experiment",
     "load_run",
     "resume",
     "run",
@@ -30,7 +31,7 @@ __all__ = [
 # Loaded when first asked for: models and layers then need neither Orbax nor a data set library.
 _HOMES = {
     "jaxcnn.data": ("DataConfig",),
-    "jaxcnn.experiment": ("CheckpointConfig", "EvalConfig", "Experiment", "ModelConfig", "TrainConfig"),
+    "jaxcnn.experiment": ("CheckpointConfig", "EvalConfig", "Experiment", "ModelConfig", "TrainConfig", "load_experiment"),
     "jaxcnn.runs": ("Run", "load_run", "resume", "run"),
     "jaxcnn.train.optim": ("OptimConfig",),
     "jaxcnn.train.schedules": ("ScheduleConfig",),

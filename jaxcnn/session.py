@@ -81,7 +81,7 @@ class Session:
             ema_decay=train.ema_decay,
             axis_name=self.parallel.step_axis,
         )
-        self.train_step = self.parallel.compile_train(step, self._train_batch)
+        self.train_step = self.parallel.compile_train(step, self.train_batch)
         self._eval_step = self.parallel.compile_eval(make_eval_step(self.model, self.task), self._eval_batch)
         examples = self.dataset.train
         shuffle_key = jax.random.fold_in(key, SHUFFLE_KEY)
@@ -98,7 +98,8 @@ class Session:
         perms, offset = self._stream.at(step)
         return self._arrays, perms, offset, self._key_data, np.int32(step)
 
-    def _train_batch(self, arrays, perms, offset, key_data, step):
+    def train_batch(self, arrays, perms, offset, key_data, step):
+        """Return the training batch of what `arguments` gave; pure, part of the compiled step."""
         key = step_key(key_data, AUGMENT_KEY, step)
         return make_batch(arrays, perms, offset, key, self.experiment.data, self.experiment.train.batch_size)
 

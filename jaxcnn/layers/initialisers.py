@@ -47,7 +47,7 @@ def _draw(sampler: str, key: jax.Array, shape: tuple[int, ...], scale: float) ->
     with jax.default_device(cpu):
         key = jax.device_put(key, cpu)
         flat = np.concatenate([np.asarray(_chunk(sampler, key, index)) for index in indices])
-    return jnp.asarray(flat[:size].reshape(shape) * np.float32(scale))
+    return jax.device_put(flat[:size].reshape(shape) * np.float32(scale))
 
 
 class Initializer:
@@ -75,7 +75,7 @@ class Constant(Initializer):
 
     def draw(self, key, shape):
         """Return `value` everywhere; the key is not used."""
-        return jnp.asarray(np.full(shape, self.value, np.float32))
+        return jax.device_put(np.full(shape, self.value, np.float32))
 
 
 @dataclass(frozen=True)

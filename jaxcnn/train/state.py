@@ -56,7 +56,7 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=tx.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
-        key=jax.random.key_data(key),
+        key=jnp.copy(jax.random.key_data(key)),  # a training step may donate the state; the key is the caller's
     )
 
 
