@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.models import create
-
 if TYPE_CHECKING:
     from jaxcnn.data import DataConfig
     from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, load_experiment
+    from jaxcnn.models import create
     from jaxcnn.runs import Run, load_run, resume, run
     from jaxcnn.train.optim import OptimConfig
     from jaxcnn.train.schedules import ScheduleConfig
@@ -28,10 +27,19 @@ __all__ = [
     "run",
 ]
 
-# Loaded when first asked for: models and layers then need neither Orbax nor a data set library.
+# Loaded when first asked for: models and layers then need neither Orbax nor a data set library, and the command line
+# is ready for Ctrl-C before JAX is imported.
 _HOMES = {
     "jaxcnn.data": ("DataConfig",),
-    "jaxcnn.experiment": ("CheckpointConfig", "EvalConfig", "Experiment", "ModelConfig", "TrainConfig", "load_experiment"),
+    "jaxcnn.experiment": (
+        "CheckpointConfig",
+        "EvalConfig",
+        "Experiment",
+        "ModelConfig",
+        "TrainConfig",
+        "load_experiment",
+    ),
+    "jaxcnn.models": ("create",),
     "jaxcnn.runs": ("Run", "load_run", "resume", "run"),
     "jaxcnn.train.optim": ("OptimConfig",),
     "jaxcnn.train.schedules": ("ScheduleConfig",),

@@ -3,21 +3,22 @@
 Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM.
 """
 
-import ast
 import contextlib
-import io
+import json
 import os
-import re
+import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jaxcnn.errors import RunError, UsageError, nearest, unknown
-from jaxcnn.stop import Stopped
+from jaxcnn.arguments import parse, take_file, take_pairs, value_of
+from jaxcnn.errors import RunError, UsageError, unknown
+from jaxcnn.stop import StopFlag, Stopped, exit_on_second_interrupt
 
 if TYPE_CHECKING:
     from jaxcnn.experiment import Experiment
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if arguments is None:  # a process of its own
+        exit_on_second_interrupt("jaxcnn: interrupted; the last checkpoint is good")
     sys.exit(_main(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -40,7 +43,9 @@ def _main(arguments: list[str]) -> int:
             return 0
         if arguments[0] not in COMMANDS:
             raise unknown("command", arguments[0], COMMANDS)
-        COMMANDS[arguments[0]](arguments[1:])
+        # From the start, so that a signal while JAX is imported is one to stop at, too.
+        with StopFlag() if arguments[0] in ("train", "evaluate") else contextlib.nullcontext():
+            COMMANDS[arguments[0]](arguments[1:])
         sys.stdout.flush()
         return 0
     except UsageError as error:
@@ -50,7 +55,7 @@ def _main(arguments: list[str]) -> int:
     except Stopped as stopped:
         return _say(str(stopped), stopped.exit_code)
     except KeyboardInterrupt:
-        return _say("interrupted; the last checkpoint is good", 130)
+        return _say("interrupted", 130)
     except BrokenPipeError:  # `jaxcnn models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -89,33 +94,44 @@ class _RunOptions:
     """Show no progress."""
 
 
+_TRAIN_HELP = """FILE is a Python file that exports EXPERIMENT, as in experiments/.
+
+Each option is a field of the experiment, or says how to run it. Defaults are FILE's."""
+
+
 def _train(arguments: list[str]) -> None:
     """Train an experiment, or go on with one that was interrupted."""
     from jaxcnn import runs
-    from jaxcnn.experiment import flatten, load_experiment, to_dict
+    from jaxcnn.experiment import Experiment, load_experiment
 
-    command = " ".join(["jaxcnn", "train", *arguments])
-    file = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    folder = _value_of("--resume", arguments)
-    if file is not None:
+    command = shlex.join(["jaxcnn", "train", *arguments])
+    file, arguments = take_file(arguments)
+    folder = value_of("--resume", arguments)
+    if file:
         default = load_experiment(file)
     elif folder is not None:
         default = runs.load_run(folder).experiment
-    elif set(arguments) & {"-h", "--help"}:
+    elif {"-h", "--help"} & set(arguments):
         default = _example()
     else:
         raise UsageError("which experiment? expected jaxcnn train experiments/NAME.py, or --resume RUN")
-    default, arguments = _take_model_options(default, arguments)
+    # Pairs are added to the file's; tyro would take a dict's present keys only.
+    given, arguments = take_pairs("--model.options", arguments)
+    model_options = default.model.options | given
+    default = replace(default, model=replace(default.model, options={}))
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
         options: Annotated[_RunOptions, tyro.conf.arg(name="")] = _RunOptions()
-        experiment: Annotated[type(default), tyro.conf.arg(name="")] = default  # type: ignore[valid-type]
+        """How to run it."""
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default
+        """What to run."""
 
-    fields = [name for name, _ in flatten(to_dict(default))]
-    _check_flags(arguments, [*fields, "resume", "runs_dir", "distributed", "quiet", "help"])
-    parsed = _parse(Arguments, "train [FILE]", _train.__doc__ or "", arguments)
-    options, experiment = parsed.options, parsed.experiment
+    shown = " ".join(f"{key} {value}" for key, value in model_options.items()) or "none"
+    description = f"{_train.__doc__}\n\n{_TRAIN_HELP}\n\nFILE's model options: {shown}."
+    parsed = parse(Arguments, "train [FILE]", description, arguments)
+    options, model = parsed.options, replace(parsed.experiment.model, options=model_options)
+    experiment = replace(parsed.experiment, model=model)
     _prepare_process(distributed=options.distributed)
     if options.resume is not None:
         run = runs.resume(options.resume, experiment, progress=not options.quiet, command=command)
@@ -130,15 +146,14 @@ def _evaluate(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        run: Annotated[Path, tyro.conf.Positional]
+        run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
         """The run folder."""
         split: Literal["test", "val", "train"] = "test"
         """Which examples; training images are not augmented."""
         checkpoint: Literal["last", "best"] = "last"
         """The newest, or the best by validation accuracy."""
 
-    _check_flags(arguments, ["split", "checkpoint", "help"])
-    parsed = _parse(Arguments, "evaluate", _evaluate.__doc__ or "", arguments)
+    parsed = parse(Arguments, "evaluate", _evaluate.__doc__ or "", arguments, "run")
     _prepare_process(distributed=False)
     from jaxcnn.report.tables import metric_name, metric_value
 
@@ -151,12 +166,15 @@ def _models(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        pass
+        json: bool = False
+        """Print a JSON list in place of a table."""
 
-    _check_flags(arguments, ["help"])
-    _parse(Arguments, "models", _models.__doc__ or "", arguments)
+    parsed = parse(Arguments, "models", _models.__doc__ or "", arguments)
     from jaxcnn.models.summary import model_rows
 
+    if parsed.json:
+        print(json.dumps([asdict(row) for row in model_rows()], indent=1))
+        return
     rows = [
         (
             r.name,
@@ -176,7 +194,7 @@ def _summary(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        name: Annotated[str, tyro.conf.Positional]
+        name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
         """A name that `jaxcnn models` lists."""
         input: int | None = None
         """Side of the square input in pixels; None: the size the model was published with."""
@@ -185,8 +203,7 @@ def _summary(arguments: list[str]) -> None:
         layers: bool = False
         """One row for each layer in place of each stage."""
 
-    _check_flags(arguments, ["input", "num_classes", "layers", "help"])
-    parsed = _parse(Arguments, "summary", _summary.__doc__ or "", arguments)
+    parsed = parse(Arguments, "summary", _summary.__doc__ or "", arguments, "name")
     from jaxcnn.models import MODELS, create, summary
 
     model = create(parsed.name) if parsed.num_classes is None else create(parsed.name, num_classes=parsed.num_classes)
@@ -231,92 +248,32 @@ def _prepare_process(*, distributed: bool) -> None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxcnn" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if distributed:
-        address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-        try:
-            if address is None:
-                jax.distributed.initialize()
-            else:
-                count, number = (int(os.environ[name]) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-                jax.distributed.initialize(address, num_processes=count, process_id=number)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"--distributed found no cluster ({error}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
-                "JAX_PROCESS_ID"
-            ) from error
-
-
-def _parse(kind: Any, name: str, description: str, arguments: list[str]) -> Any:
-    """Parse with tyro; its errors, which are boxes of several lines, come back as one line."""
-    said = io.StringIO()
+        # A process killed, or a disk full, while it was written: what is there is not used, and that is all.
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+    cluster = _cluster() if distributed else {}
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"jaxcnn {name}", description=description, args=arguments)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(said.getvalue())) from None
+        if distributed:
+            jax.distributed.initialize(**cluster)
+        jax.devices()
+    except (ValueError, RuntimeError) as error:
+        what = f"--distributed found no cluster: set {', '.join(_CLUSTER)}" if distributed else "JAX finds no device"
+        raise UsageError(f"{what} ({str(error).splitlines()[0]})") from error
 
 
-def _one_line(box: str) -> str:
-    lines = [line.strip("│╭╰╮╯─ \t") for line in box.splitlines()]
-    parts: list[str] = []
-    for line in lines[1:]:
-        if not line:
-            break
-        parts.append(line)
-    text = " ".join(parts) or " ".join(line for line in lines if line)
-    if found := re.search(r"invalid choice '([^']*)' for argument '([^']*)'. Expected one of \((.*)\)", text):
-        value, argument, choices = found.groups()
-        return str(unknown(f"value of {argument}:", value, re.findall(r"'([^']*)'", choices)))
-    return text
+_CLUSTER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def _check_flags(arguments: Sequence[str], fields: Sequence[str]) -> None:
-    """Raise for a flag that no field has, with the nearest that exists."""
-    known = {"--" + field.replace("_", "-") for field in fields}
-    known |= {_negated(flag) for flag in known}
-    for argument in arguments:
-        flag = argument.split("=")[0].replace("_", "-")
-        if argument.startswith("--") and flag not in known:
-            guess = nearest(flag, known)
-            hint = f"did you mean {guess}?" if guess else "see --help for all"
-            raise UsageError(f"unknown option {argument.split('=')[0]}: {hint}")
-
-
-def _negated(flag: str) -> str:
-    head, dot, last = flag[2:].rpartition(".")
-    return f"--{head}{dot}no-{last}"
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    for number, argument in enumerate(arguments):
-        if argument == flag and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if argument.startswith(flag + "="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def _take_model_options(default: "Experiment", arguments: list[str]) -> tuple["Experiment", list[str]]:
-    """Merge `--model.options KEY VALUE ...` into the experiment's, which tyro would refuse to extend."""
-    if "--model.options" not in arguments:
-        return default, arguments
-    start = arguments.index("--model.options")
-    end = next((n for n in range(start + 1, len(arguments)) if arguments[n].startswith("--")), len(arguments))
-    words = arguments[start + 1 : end]
-    if not words or len(words) % 2:
-        raise UsageError(f"--model.options takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
-    given = dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
-    model = replace(default.model, options=default.model.options | given)
-    return replace(default, model=model), arguments[:start] + arguments[end:]
-
-
-def _literal(word: str) -> Any:
-    try:
-        return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word
+def _cluster() -> dict[str, Any]:
+    """Return how the environment describes the cluster; {}: JAX is to find it."""
+    address, *counts = (os.environ.get(name, "") for name in _CLUSTER)
+    if not address and not any(counts):
+        return {}
+    if not address:
+        raise UsageError(f"--distributed: {_CLUSTER[0]} is not set: expected HOST:PORT of the first process")
+    for name, value in zip(_CLUSTER[1:], counts, strict=True):
+        if not value.isdecimal():
+            raise UsageError(f"--distributed: {name} is {value!r}: expected a whole number")
+    return {"coordinator_address": address, "num_processes": int(counts[0]), "process_id": int(counts[1])}
 
 
 def _example() -> "Experiment":
@@ -346,16 +303,11 @@ def _show_result(run: Any) -> None:
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False)
-    if not console.is_terminal:  # piped: no wrapping at 80 columns
-        console = Console(highlight=False, width=200)
-    console.print(table)
+    """Print columns as wide as they need, whatever the terminal: a number cut in two is worse than a long line."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, ["-" * width for width in widths], *rows):
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())

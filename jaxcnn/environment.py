@@ -19,17 +19,20 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 def environment() -> dict[str, Any]:
     """Return what a result depends on beside its experiment, as plain JSON values."""
     devices = jax.devices()
+    # A copy installed into an environment may lie in a checkout of something else, which does not track it.
+    tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = _git("rev-parse", "HEAD") if tracked else None
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
+        "commit": commit,
+        "dirty": None if commit is None else bool(_git("status", "--porcelain")),
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
         "process_count": jax.process_count(),
         "cpu": _cpu(),
-        "cpu_count": len(os.sched_getaffinity(0)),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "os": platform.platform(),
     }
 
@@ -42,7 +45,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says in the checkout that holds this package; None where there is no git or no checkout."""
+    """Return what git says in the folder of this package; None where it fails, or there is no git."""
     folder = Path(jaxcnn.__file__).parent
     try:
         done = subprocess.run(

@@ -4,9 +4,9 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import re
 import sys
-import types
-import typing
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxcnn.data.config import DataConfig
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.train.optim import OptimConfig
 from jaxcnn.train.schedules import ScheduleConfig
+from jaxcnn.typed import check, hints
 
 OptionValue = bool | int | float | str
 
@@ -31,7 +32,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the layers compute in. Parameters, BatchNorm statistics, logits and loss are float32 always."""
     options: dict[str, OptionValue] = field(default_factory=dict)
-    """Variant of the architecture, by the fields of its module: shortcut B."""
+    """Variant of the architecture, as pairs KEY VALUE, such as shortcut B; an unknown KEY lists those there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +112,46 @@ class Experiment:
     published: str = ""
     """The number that the paper reports."""
 
+    def __post_init__(self) -> None:
+        """Check all fields, and bring each to the form of its type: 40 epochs are 40.0."""
+        for name, hint in hints(Experiment).items():
+            object.__setattr__(self, name, check(hint, getattr(self, name), name))
+        _check_ranges(self)
 
-# Changing these does not change a result, so a run may be resumed with others.
-IMMATERIAL = ("checkpoint", "paper", "published")
+
+def _check_ranges(experiment: Experiment) -> None:
+    """Raise for what cannot be, whatever the data, the devices, the optimiser and the model are; those check theirs."""
+    train = experiment.train
+    positive = {
+        "model.num_classes": experiment.model.num_classes,
+        "train.batch_size": train.batch_size,
+        "train.steps": train.steps,
+        "train.epochs": train.epochs,
+        "train.log_every": train.log_every,
+        "train.accumulation_steps": train.accumulation_steps,
+        "eval.every": experiment.eval.every,
+        "eval.batch_size": experiment.eval.batch_size,
+        "checkpoint.every": experiment.checkpoint.every,
+        "checkpoint.keep": experiment.checkpoint.keep,
+    }
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise UsageError(f"{name} is {value}: expected a number above 0")
+    if train.steps is None and train.epochs is None:
+        raise UsageError("train.steps and train.epochs are both None: give one of them")
+    if not 0.0 <= train.label_smoothing < 1.0:
+        raise UsageError(f"train.label_smoothing is {train.label_smoothing}: expected a value in [0, 1), such as 0.1")
+    if train.ema_decay is not None and not 0.0 < train.ema_decay < 1.0:
+        raise UsageError(f"train.ema_decay is {train.ema_decay}: expected a value between 0 and 1, such as 0.999")
+    if not 0 <= experiment.seed < 2**32:
+        raise UsageError(f"seed is {experiment.seed}: expected 0 to {2**32 - 1}")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment.name):
+        raise UsageError(f"name is {experiment.name!r}: expected letters, digits, '_', '-' and '.', as in lenet_mnist")
+
+
+# Changing these does not change a result, so a run may be resumed with others. Where the data are is among them:
+# the checksums in a run's data.json tell whether they are the same.
+IMMATERIAL = ("checkpoint", "paper", "published", "data.path", "data.download")
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -127,31 +165,42 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
     Raises:
       UsageError: a field is unknown, missing or of the wrong type.
     """
-    return _build(Experiment, values, "")
+    return check(Experiment, values, "")
 
 
 def fingerprint(experiment: Experiment) -> str:
-    """Return ten hexadecimal digits of the SHA-256 over all fields that the result depends on."""
-    values = {name: value for name, value in to_dict(experiment).items() if name not in IMMATERIAL}
+    """Return ten hexadecimal digits of the SHA-256 over all fields that the result depends on.
+
+    A TFDS data set is told apart by its name, wherever it is stored; .npz files and folders of images have no other
+    name than their path.
+    """
+    values = _material(experiment)
+    if experiment.data.source in ("npz", "folder") and experiment.data.path is not None:
+        values["data.path"] = str(experiment.data.path.expanduser().resolve())
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of an experiment's dict as (dotted name, value)."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def difference(ours: Experiment, theirs: Experiment) -> str | None:
     """Return the first field that matters and differs, as a line of text, or None."""
-    mine, other = (dict(flatten(to_dict(experiment))) for experiment in (ours, theirs))
+    mine, other = _material(ours), _material(theirs)
     for name in sorted(mine.keys() | other.keys()):
-        if name.split(".")[0] not in IMMATERIAL and mine.get(name) != other.get(name):
+        if mine.get(name) != other.get(name):
             return f"{name} is {mine.get(name)!r}, the run has {other.get(name)!r}"
     return None
+
+
+def _material(experiment: Experiment) -> dict[str, Any]:
+    """Return the fields that the result depends on, by dotted name."""
+    leaves = _flatten(to_dict(experiment))
+    return {name: value for name, value in leaves if not {name, name.split(".")[0]} & set(IMMATERIAL)}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def load_experiment(path: str | Path) -> Experiment:
@@ -162,55 +211,33 @@ def load_experiment(path: str | Path) -> Experiment:
     """
     path = Path(path)
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("experiments")
-        found = [str(file) for file in folder.glob("*.py")]
-        raise (unknown("experiment file", str(path), found) if found else UsageError(f"no experiment file {path}"))
+        raise _no_file(path)
     name = "jaxcnn_experiment_" + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py" or spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file: expected experiments/NAME.py with an EXPERIMENT")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))  # an experiment may build on its neighbour
     try:
         spec.loader.exec_module(module)
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}," if lines else str(path)
+        raise UsageError(f"{where} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
-    found_value = getattr(module, "EXPERIMENT", None)
-    if not isinstance(found_value, Experiment):
-        kind = "no EXPERIMENT" if found_value is None else f"an EXPERIMENT of type {type(found_value).__name__}"
+    found = getattr(module, "EXPERIMENT", None)
+    if not isinstance(found, Experiment):
+        kind = "no EXPERIMENT" if found is None else f"an EXPERIMENT of type {type(found).__name__}"
         raise UsageError(f"{path} has {kind}: expected EXPERIMENT = jaxcnn.Experiment(...)")
-    return found_value
+    return found
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Return `value`, as JSON gave it, as an instance of the annotated type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        for name in value:
-            if name not in fields:
-                raise unknown("field", where + name, [where + f for f in fields])
-        try:
-            return kind(**{name: _build(hints[name], item, f"{where}{name}.") for name, item in value.items()})  # type: ignore[operator]
-        except TypeError as error:
-            raise UsageError(f"experiment: {error}") from error
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return (
-            _build(next(a for a in arguments if a is not type(None)), value, where)
-            if type(None) in arguments
-            else value
-        )
-    if origin is tuple:
-        return tuple(_build(arguments[0], item, where) for item in value)
-    if kind is Path:
-        return Path(value)
-    if kind is float and isinstance(value, int):
-        return float(value)
-    return value
+def _no_file(path: Path) -> UsageError:
+    if path.is_dir():
+        return UsageError(f"{path} is a folder: expected a Python file that exports an EXPERIMENT")
+    folder = path.parent if path.parent.is_dir() else Path("experiments")
+    found = [str(file) for file in folder.glob("*.py") if file.is_file()]
+    return unknown("experiment file", str(path), found) if found else UsageError(f"there is no experiment file {path}")

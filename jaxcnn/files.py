@@ -10,6 +10,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content)
+        fsync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

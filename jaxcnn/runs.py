@@ -1,47 +1,34 @@
-"""Run folders: training into one, going on with one, and reading one back.
-
-runs/<name>/<hash>/
-  experiment.json    enough to rebuild the experiment
-  environment.json   versions, commit, hardware
-  data.json          classes, image shape, normalisation, checksum of the training images
-  metrics.jsonl      rows that are a function of the experiment; timings.jsonl: rows that are not
-  events/            the same rows for TensorBoard
-  checkpoints/       see train/checkpoint.py
-  predictions.npz    logits and labels of the test split
-  result.json        status, step, metrics, speed, params_sha256
-  figures/
-"""
+"""Runs: training into a folder, going on with one, and reading one back."""
 
 import contextlib
-import fcntl
-import hashlib
-import json
+import shlex
 import time
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn import experiment as experiments
+from jaxcnn.blueprint import Blueprint
 from jaxcnn.data import Split
 from jaxcnn.data.augment import normalize
-from jaxcnn.environment import environment
+from jaxcnn.data.dataset import check_split
+from jaxcnn.data.resident import eval_batches
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
-from jaxcnn.files import write_atomically
-from jaxcnn.models import Model, create
+from jaxcnn.folder import best_step, locked, read_json, write_experiment, write_identity
+from jaxcnn.models import Model
+from jaxcnn.recorder import Recorder
 from jaxcnn.session import Session
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxcnn.train.log import Log, read_metrics
-from jaxcnn.train.loop import Effects, NonFinite, Position, fit
+from jaxcnn.train.loop import NonFinite, Position, fit
 from jaxcnn.train.progress import TrainProgress
-from jaxcnn.train.state import TrainState, params_sha256
+from jaxcnn.train.state import TrainState
 
 if TYPE_CHECKING:
     import pandas
@@ -88,7 +75,8 @@ def load_run(folder: str | Path) -> "Run":
     """
     folder = Path(folder)
     if not (folder / "experiment.json").is_file():
-        near = [str(path.parent) for path in folder.parent.parent.glob("*/*/experiment.json")]
+        inside = [*folder.glob("*/experiment.json"), *folder.glob("*/*/experiment.json")]
+        near = [str(path.parent) for path in inside or folder.parent.parent.glob("*/*/experiment.json")]
         raise (
             unknown("run folder", str(folder), near)
             if near
@@ -98,7 +86,7 @@ def load_run(folder: str | Path) -> "Run":
 
 
 class Run:
-    """A run folder, read back. Attributes are read when first asked for."""
+    """A run folder, read back, without its data set. Attributes are read when first asked for."""
 
     def __init__(self, path: Path) -> None:
         """Use `run`, `resume` or `load_run`."""
@@ -111,13 +99,18 @@ class Run:
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment, rebuilt from `experiment.json`."""
-        return experiments.from_dict(_read_json(self.path / "experiment.json"))
+        path = self.path / "experiment.json"
+        values = read_json(path)
+        try:
+            return experiments.from_dict(values)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
 
     @property
     def result(self) -> dict[str, Any]:
-        """What `result.json` holds; {} before there is one."""
+        """What `result.json` holds; {} for a run that is under way or was killed."""
         path = self.path / "result.json"
-        return _read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     @property
     def metrics(self) -> "pandas.DataFrame":
@@ -131,52 +124,56 @@ class Run:
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What `data.json` holds: `class_names`, `image_shape`, `mean`, `std` and checksums."""
-        return _read_json(self.path / "data.json")
+        """What `data.json` holds: `class_names`, `image_shape`, `mean`, `std`, sizes and checksums."""
+        return read_json(self.path / "data.json")
 
     @cached_property
+    def _blueprint(self) -> Blueprint:
+        return Blueprint(
+            self.experiment,
+            examples=self.data["examples"]["train"],
+            class_names=self.data["class_names"],
+            image_shape=self.data["image_shape"],
+        )
+
+    @property
     def model(self) -> Model:
         """The network."""
-        config = self.experiment.model
-        num_classes = config.num_classes or len(self.data["class_names"])
-        options: dict[str, Any] = config.options
-        return create(config.name, num_classes=num_classes, dtype=config.dtype, **options)
+        return self._blueprint.model
 
     @cached_property
     def state(self) -> TrainState:
-        """The state of the newest good checkpoint."""
-        with StopFlag() as stop:
-            return _restore(self.path, Session(self.experiment, stop), "last")
+        """The state of the newest good checkpoint, on one device."""
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return _restore(self.path, self._blueprint.abstract_state(device), "last")
 
     @cached_property
-    def _apply(self) -> Any:
+    def _probabilities(self) -> Any:
         mean, std = (np.asarray(self.data[name], np.float32) for name in ("mean", "std"))
 
-        def apply(variables: Any, images: jax.Array) -> jax.Array:
+        def probabilities(variables: Any, images: jax.Array) -> jax.Array:
             logits: Any = self.model.apply(variables, normalize(images, mean, std), train=False)
             return jax.nn.softmax(logits)
 
-        return jax.jit(apply)
+        return jax.jit(probabilities)
 
     def predict(self, images: UInt8[np.ndarray, "n height width channels"]) -> Float32[np.ndarray, "n classes"]:
         """Return each image's class probabilities, by the newest checkpoint.
 
         Args:
-          images: uint8 of the shape that the run was trained on (`data["image_shape"]`), 0 to 255.
+          images: whole numbers 0 to 255, of the shape that the run was trained on (`data["image_shape"]`).
 
         Raises:
-          UsageError: images of another shape or type.
+          UsageError: images of another shape, type or range, or none.
         """
         images = np.asarray(images)
+        split = check_split(images, np.zeros(images.shape[:1], np.int32), "images to predict")
         expected = tuple(self.data["image_shape"])
-        if images.dtype != np.uint8 or images.shape[1:] != expected:
-            raise UsageError(
-                f"images are {images.dtype} of shape {images.shape}: expected uint8 of shape "
-                f"({', '.join(['n', *map(str, expected)])})"
-            )
-        size = self.experiment.eval.batch_size
-        parts = [images[start : start + size] for start in range(0, len(images), size)]
-        return np.concatenate([np.asarray(self._apply(self.state.variables, jnp.asarray(part))) for part in parts])
+        if split.images.shape[1:] != expected:
+            raise UsageError(f"images to predict have shape {images.shape}, expected (n, {str(expected)[1:]}")
+        batches = eval_batches(split, min(self.experiment.eval.batch_size, len(split)))
+        parts = [np.asarray(self._probabilities(self.state.variables, batch["image"])) for batch in batches]
+        return np.concatenate(parts)[: len(split)]
 
 
 def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
@@ -195,236 +192,89 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
     with StopFlag() as stop:
         session = Session(found.experiment, stop)
         splits = {"train": session.dataset.train, "val": session.dataset.val, "test": session.dataset.test}
-        examples = splits.get(split)
+        examples: Split | None = splits.get(split)
         if examples is None:
             raise unknown("split", split, [name for name, value in splits.items() if value is not None])
-        state = _restore(found.path, session, checkpoint)
+        state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
         metrics, _ = session.evaluate(state.variables, examples)
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
 def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str) -> "Run":
-    first = jax.process_index() == 0
-    found = Run(folder)
-    with _locked(folder) if first else contextlib.nullcontext(), StopFlag() as stop:
+    first, started = jax.process_index() == 0, time.perf_counter()
+    found, checkpoints, position = Run(folder), Checkpoints(folder / "checkpoints"), Position()
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopFlag())
+        if first:
+            stack.enter_context(locked(folder))
         if found.result.get("status") == "finished":
             return found
-        session = Session(experiment, stop)
-        if first:
-            _write_identity(folder, experiment, session)
-        started = time.perf_counter()
-        checkpoints = Checkpoints(folder / "checkpoints")
-        state, window = session.initial_state(), session.parallel.empty_window()
-        position = Position()
-        reports: list[str] = []
         try:
-            tree, values, reports = checkpoints.restore_newest({"state": state, "window": window})
-            state, window, position = tree["state"], tree["window"], Position(**values)
-        except LookupError:
-            pass
-        total = session.timetable.total_steps
-        shown = TrainProgress(total, position.step, experiment.train.batch_size, enabled=progress and first)
-        with shown, contextlib.ExitStack() as stack:
+            session = Session(experiment, stop)
+            if first:
+                (folder / "result.json").unlink(missing_ok=True)  # of a stop
+                write_identity(folder, session)
+            state, position, reports = _start(session, checkpoints)
+            shown = TrainProgress(
+                session.timetable.total_steps, position.step, experiment.train.batch_size, enabled=progress and first
+            )
+            stack.enter_context(shown)
             for report in reports:
                 shown.say(report)
             log = None
             if first:
+                checkpoints.drop_after(position.step)
                 log = Log(folder, position.step, tensorboard=experiment.checkpoint.tensorboard)
-                stack.callback(log.close)
-            recorder = _Recorder(session, folder, log, checkpoints, shown, started - position.wall_seconds)
+            recorder = Recorder(session, folder, checkpoints, shown, started - position.wall_seconds, log)
             try:
-                state = fit(state, window, position, session.timetable, recorder.effects())
+                state = fit(state, position, session.timetable, recorder.effects())
                 recorder.finish(state, position, command)
-            except NonFinite as error:
-                raise RunError(f"{error}: stopped; {checkpoints.describe_newest()}") from error
-            except Stopped as stopped:
-                again = f"jaxcnn train --resume {folder}"
-                raise Stopped(
-                    stopped.signum, f"stopped after step {position.step} of {total}; go on with: {again}"
-                ) from stopped
+            except Stopped:
+                recorder.note("stopped", position, command)
+                raise
+            except (NonFinite, RunError, OSError) as error:
+                with contextlib.suppress(OSError):
+                    recorder.note("failed", position, command, error=_line(error))
+                raise RunError(f"{_line(error)}: stopped; {checkpoints.describe_newest()}") from error
+        except Stopped as stopped:
+            if first:
+                write_experiment(folder, experiment)  # a stop while loading comes before it was
+            more = " --distributed" if jax.process_count() > 1 else ""
+            again = f"jaxcnn train --resume {shlex.quote(str(folder))}{more}"
+            raise Stopped(stopped.signum, f"stopped after step {position.step}; go on with: {again}") from stopped
     return found
 
 
-class _Recorder:
-    """The effects of the loop on a run folder and on the screen."""
-
-    def __init__(
-        self,
-        session: Session,
-        folder: Path,
-        log: Log | None,
-        checkpoints: Checkpoints,
-        shown: TrainProgress,
-        started: float,
-    ) -> None:
-        self.session, self.folder, self.log = session, folder, log
-        self.checkpoints, self.shown, self.started = checkpoints, shown, started
-
-    def effects(self) -> Effects:
-        session = self.session
-        return Effects(
-            train=session.train_step,
-            arguments=session.arguments,
-            view=session.parallel.view,
-            empty_window=session.parallel.empty_window,
-            log_metrics=self.log_metrics,
-            evaluate=self.evaluate,
-            save=self.save,
-            stop_requested=session.stop_requested,
-            progress=self.shown.step,
-        )
-
-    def log_metrics(self, state: TrainState, sums: dict[str, float], position: Position) -> None:
-        metrics = self.session.task.metrics(sums, self.session.num_classes)
-        row = {f"train/{name}": value for name, value in metrics.items()}
-        row["learning_rate"] = self.session.learning_rate(state)
-        rate = position.examples_per_second
-        self._write(position.step, row, rate)
-        if self.log is not None:
-            timing = {"examples_per_second": rate, "wall_seconds": time.perf_counter() - self.started}
-            self.log.write_timing(position.step, timing)
-
-    def evaluate(self, state: TrainState) -> None:
-        dataset = self.session.dataset
-        name, split = ("test", dataset.test) if dataset.val is None else ("val", dataset.val)
-        self._score(name, split, state, int(state.step))
-
-    def save(self, state: TrainState, window: Any, position: Position) -> None:
-        self.shown.doing("saving")
-        position.wall_seconds = time.perf_counter() - self.started
-        if not _all_finite(state):
-            raise NonFinite(position.step)
-        self.checkpoints.save(position.step, {"state": state, "window": window}, vars(position))
-        self.checkpoints.prune(self.session.experiment.checkpoint.keep, _best_step(self.folder, self.checkpoints))
-        self.shown.doing("training")
-
-    def finish(self, state: TrainState, position: Position, command: str) -> None:
-        """Take the final scores and write what a finished run has."""
-        session, dataset = self.session, self.session.dataset
-        if session.experiment.train.recompute_batch_stats:
-            state = session.recompute_batch_stats(state)
-        metrics: dict[str, float] = {}
-        if dataset.val is not None:
-            metrics |= self._score("val", dataset.val, state, position.step)[0]
-        scores, logits = self._score("test", dataset.test, state, position.step)
-        if self.log is None:
-            return
-        np.savez(self.folder / "predictions.npz", logits=logits, labels=dataset.test.labels)
-        result = {
-            "status": "finished",
-            "name": session.experiment.name,
-            "seed": session.experiment.seed,
-            "step": position.step,
-            "metrics": metrics | scores,
-            "examples_per_second": position.examples_per_second,
-            "wall_seconds": time.perf_counter() - self.started,
-            "params_sha256": params_sha256(state.params),
-            "command": command,
-        }
-        self._draw(dataset.test, logits, dataset.class_names)
-        _write_json(self.folder / "result.json", result)
-
-    def _score(self, name: str, split: Split, state: TrainState, step: int) -> tuple[dict[str, float], np.ndarray]:
-        self.shown.doing("evaluating")
-        metrics, logits = self.session.evaluate(state.variables, split)
-        if not np.isfinite(metrics["loss"]):
-            raise NonFinite(step)
-        row = {f"{name}/{key}": value for key, value in metrics.items()}
-        self._write(step, row, 0.0)
-        self.shown.doing("training")
-        return row, logits
-
-    def _write(self, step: int, row: dict[str, float], rate: float) -> None:
-        if self.log is not None:
-            self.log.write(step, row)
-        self.shown.row(step, row, rate)
-
-    def _draw(self, test: Split, logits: np.ndarray, class_names: tuple[str, ...]) -> None:
-        from jaxcnn.report.figures import write_figures
-
-        try:
-            rows = read_metrics(self.folder / "metrics.jsonl")
-            write_figures(self.folder, rows, test.images, logits, test.labels, class_names)
-        except UsageError as error:  # matplotlib is an extra
-            self.shown.say(f"no figures: {error}")
+def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, list[str]]:
+    """Return the state and position to go on from, and what to report of damaged checkpoints."""
+    like = session.abstract_state(session.parallel.replicated)
+    try:
+        state, values, reports = checkpoints.restore_newest(like)
+    except LookupError:
+        return session.initial_state(), Position(), []
+    return state, Position(**values), reports
 
 
-def _restore(folder: Path, session: Session, which: str) -> TrainState:
+def _restore(folder: Path, like: TrainState, which: str) -> TrainState:
     """Return the state of the "last" or the "best" checkpoint."""
     checkpoints = Checkpoints(folder / "checkpoints")
-    like = {"state": session.initial_state(), "window": session.parallel.empty_window()}
     if which == "last":
         try:
-            return checkpoints.restore_newest(like)[0]["state"]
+            return checkpoints.restore_newest(like)[0]
         except LookupError as error:
             raise UsageError(f"{folder} has no checkpoint yet") from error
     if which != "best":
         raise unknown("checkpoint", which, ["best", "last"])
-    step = _best_step(folder, checkpoints)
+    step = best_step(folder, checkpoints)
     if step is None:
         raise UsageError(f"{folder} has no best checkpoint: it was never evaluated while training")
-    return checkpoints.restore(step, like)[0]["state"]
-
-
-def _best_step(folder: Path, checkpoints: Checkpoints) -> int | None:
-    """Return the step of the best accuracy on the validation split (or the test split) among the checkpoints."""
-    saved = set(checkpoints.steps())
-    scores: dict[str, list[tuple[float, int]]] = {"val": [], "test": []}
-    for row in read_metrics(folder / "metrics.jsonl"):
-        for name, found in scores.items():
-            if f"{name}/accuracy" in row and row["step"] in saved:
-                found.append((row[f"{name}/accuracy"], -row["step"]))
-    best = max(scores["val"] or scores["test"], default=None)
-    return None if best is None else -best[1]
-
-
-def _all_finite(state: TrainState) -> bool:
-    arrays = jax.tree.leaves((state.params, state.batch_stats))
-    return all(np.isfinite(np.asarray(array)).all() for array in arrays)
-
-
-def _write_identity(folder: Path, experiment: Experiment, session: Session) -> None:
-    train = session.dataset.train
-    data = {
-        "class_names": list(session.dataset.class_names),
-        "image_shape": list(session.image_shape),
-        "mean": session.mean.tolist(),
-        "std": session.std.tolist(),
-        "examples": {"train": len(train), "test": len(session.dataset.test)}
-        | ({} if session.dataset.val is None else {"val": len(session.dataset.val)}),
-        "train_sha256": hashlib.sha256(train.images.tobytes() + train.labels.tobytes()).hexdigest(),
-    }
-    path = folder / "data.json"
-    if path.exists() and _read_json(path)["train_sha256"] != data["train_sha256"]:
-        raise UsageError(f"cannot resume {folder}: the training images are not those it began with")
-    for name, values in (
-        ("experiment", experiments.to_dict(experiment)),
-        ("environment", environment()),
-        ("data", data),
-    ):
-        if not (folder / f"{name}.json").exists():
-            _write_json(folder / f"{name}.json", values)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"run folder {folder} is in use by another process") from error
-        yield
-
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f"{path.parent} has no {path.name}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON") from error
+        return checkpoints.restore(step, like)[0]
+    except DamagedCheckpoint as error:
+        raise RunError(f"checkpoint {checkpoints.path(step)} is damaged: {error}") from error
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
+    return str(error)

@@ -5,167 +5,89 @@
 The names, versions, features, labels, splits and record order are those of TFDS's own builders, so that
 `tfds.data_source("mnist", data_dir=...)` and jaxcnn's `--data.source tfds` read the result like a downloaded
 data set (in array_record files, which can be read in any order). Where FILES hold only a part of a split, the
-description and `info.metadata["note"]` of the data set say so.
+description and `info.metadata["note"]` of the data set say so. Every source file is checked against its checksum.
 
-What FILES holds: `mnist/` the four original idx files; `cifar10/` the training images and the first 1,000
-test images as tars of lossless WebP strips, labels in .npy; `imagenette/` two tars of SPLIT/WNID/FILE.JPEG.
+What FILES holds is in plain_files.py: mnist/, cifar10/, imagenette/, imagenet_samples/ (imagenet2012), bccd/ and
+fsdd/ (spoken_digit, which TFDS reads only where TensorFlow is installed).
 """
 
 import contextlib
-import gzip
 import hashlib
+import importlib.util
 import io
+import logging
 import os
 import tarfile
 import types
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from PIL import Image
+from plain_files import RECIPES, Example, Recipe
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.stop import StopFlag, Stopped
+from jaxcnn.stop import StopFlag, Stopped, exit_on_second_interrupt
 
-Example = tuple[str | int, dict[str, Any]]  # key (it fixes the order of the records) and features
-Check = Callable[[], None]  # called once an image; raises Stopped once a signal has come
+Check = Callable[[], None]  # called often; raises Stopped once a signal has come
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one data set is made."""
-
-    config: str | None
-    """The TFDS builder configuration, None where the builder has none."""
-    files: tuple[str, ...]
-    """Source files, relative to the source folder."""
-    sizes: dict[str, int]
-    """Examples of each split, in TFDS's naming."""
-    examples: Callable[[Path, str], Iterator[Example]]
-    """Yields the examples of a split, in TFDS's order."""
-    labels: tuple[str, ...] | None = None
-    """Class names that TFDS's builder reads from a downloaded file."""
-    note: str = ""
-    """What differs from the full data set."""
+# Folders of plain files that go by another name in TFDS, or by none.
+OTHER_NAMES = {"fsdd": "spoken_digit", "imagenet_samples": "imagenet2012"}
+WITHOUT_BUILDER = ("camvid", "style")
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """Encode uint8 [h, w, 1 or 3] losslessly (level 1: the same pixels, written five times faster)."""
-    out = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "png", compress_level=1)
-    return out.getvalue()
+def check_names(names: tuple[str, ...]) -> None:
+    """Raise UsageError for a data set that cannot be prepared."""
+    if not names:
+        raise UsageError(f"name at least one data set of {', '.join(RECIPES)}")
+    for name in names:
+        if name in OTHER_NAMES:
+            raise UsageError(f"{name} is called {OTHER_NAMES[name]} in TFDS: write that")
+        if name in WITHOUT_BUILDER:
+            raise UsageError(
+                f"TFDS has no builder for {name}, so there is no format to write: its files are read plain"
+            )
+        if name not in RECIPES:
+            raise unknown("data set", name, RECIPES)
 
 
-def check_pixels(images: np.ndarray, sha256: str, what: str) -> None:
-    """Raise UsageError unless the bytes of `images` have this checksum."""
-    found = hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
-    if found != sha256:
-        raise UsageError(f"{what}: wrong pixels, sha256 is {found[:16]}..., expected {sha256[:16]}...")
+def verify(name: str, source: Path, check: Check) -> None:
+    """Raise UsageError for a source file that is missing or not the one whose checksum is known."""
+    files = RECIPES[name].files
+    if missing := [file for file in files if not (source / file).is_file()]:
+        raise UsageError(f"{name}: {len(missing)} files are missing in {source}: {', '.join(missing)}")
+    for file, expected in files.items():
+        digest = hashlib.sha256()
+        with (source / file).open("rb") as opened:
+            while block := opened.read(1 << 20):
+                check()
+                digest.update(block)
+        if (found := digest.hexdigest()) != expected:
+            raise UsageError(
+                f"{name}: {source / file} is damaged or another version: its sha256 is {found[:16]}..., "
+                f"expected {expected[:16]}..."
+            )
 
 
-# MNIST: checksums of the decoded pixels and label bytes of the original files.
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-    "train-labels-idx1-ubyte": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-    "t10k-images-idx3-ubyte": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-    "t10k-labels-idx1-ubyte": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-}
+@contextlib.contextmanager
+def audio_features() -> Iterator[None]:
+    """Let TFDS's audio feature do without TensorFlow, of which it needs the names of types only."""
+    from tensorflow_datasets.core.features import audio_feature, feature
 
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read a gzipped idx file of unsigned bytes (magic 00 00 08 rank, then big-endian sizes)."""
-    raw = gzip.decompress(path.read_bytes())
-    if raw[:3] != b"\0\0\x08" or len(raw) < 4:
-        raise UsageError(f"{path}: not an idx file of unsigned bytes")
-    shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4).astype(int)
-    values = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-    check_pixels(values, MNIST_SHA256[path.stem], str(path))
-    return values
-
-
-def mnist(source: Path, split: str) -> Iterator[Example]:
-    """Yield MNIST in file order, keyed by index as TFDS does."""
-    stem = "train" if split == "train" else "t10k"
-    images = read_idx(source / f"mnist/{stem}-images-idx3-ubyte.gz")
-    labels = read_idx(source / f"mnist/{stem}-labels-idx1-ubyte.gz")
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield index, {"image": png(image[..., None]), "label": int(label)}
-
-
-CIFAR10_TARS = {
-    "train": tuple(f"cifar10/cifar10_train_batch_{k}.tar" for k in range(1, 6)),
-    "test": ("cifar10/cifar10_test_first1000.tar",),
-}
-CIFAR10_LABELS = {
-    "train": "cifar10/cifar10_train_labels.npy",
-    "test": "cifar10/cifar10_test_first1000_labels.npy",
-}
-CIFAR10_SHA256 = {
-    "train": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
-    "test": "da362006b99671213d1a5d856cab2bedf64d40bad4501630ee60f4ceb2d3ec7f",
-}
-CIFAR10_NAMES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
-
-
-def read_strips(path: Path) -> np.ndarray:
-    """Read a tar of lossless WebP strips (32 wide, images stacked) as uint8 [n, 32, 32, 3]."""
-    with tarfile.open(path) as tar:
-        members = sorted((m for m in tar.getmembers() if m.name.endswith(".webp")), key=lambda m: m.name)
-        strips = [np.asarray(Image.open(tar.extractfile(m)).convert("RGB")) for m in members]  # type: ignore[arg-type]
-    return np.concatenate(strips).reshape(-1, 32, 32, 3)
-
-
-def cifar10(source: Path, split: str) -> Iterator[Example]:
-    """Yield CIFAR-10 in the canonical order, keyed by index and with TFDS's ids."""
-    images = np.concatenate([read_strips(source / tar) for tar in CIFAR10_TARS[split]])
-    labels = np.load(source / CIFAR10_LABELS[split])
-    check_pixels(images, CIFAR10_SHA256[split], f"cifar10 {split} images")
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield index, {"id": f"{split}_{index:05d}", "image": png(image), "label": int(label)}
-
-
-def imagenette(source: Path, split: str) -> Iterator[Example]:
-    """Yield the JPEG files unchanged, keyed by file name as TFDS does."""
-    with tarfile.open(source / f"imagenette/imagenette224_{'train' if split == 'train' else 'val'}.tar") as tar:
-        for member in tar:
-            if member.name.endswith(".JPEG"):
-                _, wnid, name = member.name.rsplit("/", 2)
-                yield name, {"image": tar.extractfile(member).read(), "label": wnid}  # type: ignore[union-attr]
-
-
-RECIPES = {
-    "mnist": Recipe(
-        config=None,
-        files=tuple(f"mnist/{stem}.gz" for stem in MNIST_SHA256),
-        sizes={"train": 60_000, "test": 10_000},
-        examples=mnist,
-    ),
-    "cifar10": Recipe(
-        config=None,
-        files=(*CIFAR10_TARS["train"], *CIFAR10_TARS["test"], *CIFAR10_LABELS.values()),
-        sizes={"train": 50_000, "test": 1_000},
-        examples=cifar10,
-        labels=CIFAR10_NAMES,
-        note="PARTIAL: the test split is the first 1,000 of the 10,000 test images, lossless and in the "
-        "canonical order. The training split is complete.",
-    ),
-    "imagenette": Recipe(
-        config="full-size-v2",
-        files=("imagenette/imagenette224_train.tar", "imagenette/imagenette224_val.tar"),
-        sizes={"train": 1_500, "validation": 600},
-        examples=imagenette,
-        note="PARTIAL: 1,500 of 9,469 training and 600 of 3,925 validation images (150 and 60 a class), "
-        "resized to 224x224 and stored as JPEG of quality about 75, not the original files.",
-    ),
-}
+    modules = [] if importlib.util.find_spec("tensorflow") else [audio_feature, feature]
+    real = [module.tf for module in modules]
+    for module in modules:
+        module.tf = types.SimpleNamespace(dtypes=types.SimpleNamespace(as_dtype=np.dtype))
+    logging.getLogger("absl").setLevel("ERROR")  # TFDS warns of what it calls itself
+    try:
+        yield
+    finally:
+        for module, tensorflow in zip(modules, real, strict=True):
+            module.tf = tensorflow
 
 
 def make_builder(name: str, recipe: Recipe, source: Path, data_dir: Path, check: Check) -> Any:
@@ -236,20 +158,18 @@ def prepare(name: str, source: Path, data_dir: Path, console: Console, check: Ch
         check()
         progress.advance(task)
 
-    builder = make_builder(name, recipe, source, data_dir, step)
-    folder = Path(builder.data_path)
-    if (folder / "dataset_info.json").is_file():
-        console.print(f"{name}: already prepared in {folder}", soft_wrap=True)
-        return
-    if folder.exists():
-        raise UsageError(f"{name}: {folder} exists and is not a prepared data set: remove it first")
-    missing = [file for file in recipe.files if not (source / file).is_file()]
-    if missing:
-        raise UsageError(f"{name}: {len(missing)} files are missing in {source}: {', '.join(missing)}")
-    check()
-    tfds.disable_progress_bar()
-    with progress, contextlib.redirect_stdout(io.StringIO()):  # TFDS prints lines of its own
-        builder.download_and_prepare()
+    with audio_features():
+        builder = make_builder(name, recipe, source, data_dir, step)
+        folder = Path(builder.data_path)
+        if (folder / "dataset_info.json").is_file():
+            console.print(f"{name}: already prepared in {folder}", soft_wrap=True)
+            return
+        if folder.exists():
+            raise UsageError(f"{name}: {folder} exists and is not a prepared data set: remove it first")
+        verify(name, source, check)
+        tfds.disable_progress_bar()
+        with progress, contextlib.redirect_stdout(io.StringIO()):  # TFDS prints lines of its own
+            builder.download_and_prepare()
     console.print(f"{name}: prepared in {folder}", soft_wrap=True)
     if recipe.note:
         console.print(f"  {recipe.note}")
@@ -264,17 +184,13 @@ def main(
     """Prepare data sets from plain files, in TFDS's format.
 
     Args:
-        names: Data sets to prepare: mnist, cifar10, imagenette.
+        names: Data sets to prepare: mnist, cifar10, imagenette, imagenet2012, bccd, spoken_digit.
         source: Folder that holds the plain files, one folder a data set.
         data_dir: TFDS's data folder to write to.
     """
     console = Console(stderr=True)
     try:
-        if not names:
-            raise UsageError(f"name at least one data set of {', '.join(RECIPES)}")
-        for name in names:
-            if name not in RECIPES:
-                raise unknown("data set", name, RECIPES)
+        check_names(names)
         if not source.is_dir():
             raise UsageError(f"--source {source}: no such folder")
         with StopFlag() as stop:
@@ -293,4 +209,5 @@ def main(
 
 
 if __name__ == "__main__":
+    exit_on_second_interrupt("interrupted: nothing that is there counts; the same command starts over")
     raise SystemExit(tyro.cli(main))

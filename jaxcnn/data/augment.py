@@ -33,7 +33,7 @@ def random_pad_crop(key: Key[Array, ""], images: Images, pad: int, mode: Literal
     """
     _, height, width, channels = images.shape
     if pad < 0 or (mode == "reflect" and pad >= min(height, width)):
-        raise UsageError(f"data.pad-crop is {pad}, expected 0 to {min(height, width) - 1} for {height}x{width}")
+        raise UsageError(f"data.pad_crop is {pad}, expected 0 to {min(height, width) - 1} for {height}x{width}")
     if pad == 0:
         return images
     edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))

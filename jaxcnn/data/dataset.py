@@ -46,6 +46,8 @@ def check_split(images: np.ndarray, labels: np.ndarray, what: str) -> Split:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
         raise UsageError(f"{what}: images have shape {images.shape}, expected [n, height, width, channels]")
+    if images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3, 4):
+        raise UsageError(f"{what}: images have shape {images.shape}: expected the channels last, not first")
     if images.dtype != np.uint8:
         _check_range(images, what)
         images = images.astype(np.uint8)
@@ -88,7 +90,7 @@ def normalisation(
         if given is not None and len(given) != channels:
             raise UsageError(f"data.{field} has {len(given)} numbers, the images have {channels} channels")
     if config.per_pixel_mean and config.mean is not None:
-        raise UsageError("data.per-pixel-mean measures the mean: give it or data.mean, not both")
+        raise UsageError("data.per_pixel_mean measures the mean: give it or data.mean, not both")
     mean = None if config.mean is None else np.array(config.mean)
     std = None if config.std is None else np.array(config.std)
     if mean is None or std is None:

@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,19 @@ def open_builder(config: DataConfig) -> Any:
         raise UsageError("data.source tfds needs data.name, for example mnist")
     data_dir = None if config.path is None else os.fspath(config.path.expanduser())
     try:
-        builder = tfds.builder(config.name, data_dir=data_dir)
-        if not _is_prepared(builder):
-            builder = tfds.builder(config.name, data_dir=data_dir, file_format="array_record")
+        if not re.fullmatch(r"\w+(/[^:]+)?(:[\d.*]+)?", config.name):  # TFDS also takes huggingface:NAME
+            raise tfds.core.DatasetNotFoundError
+        with contextlib.redirect_stdout(None):  # TFDS prints a box where a package is missing
+            builder = tfds.builder(config.name, data_dir=data_dir)
+            if not _is_prepared(builder):
+                builder = tfds.builder(config.name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError:
         raise unknown("TFDS data set", config.name, tfds.list_builders(with_community_datasets=False)) from None
     except (ValueError, AssertionError) as error:
-        name, _, variant = config.name.partition("/")
-        variants = tfds.builder_cls(name).builder_configs
-        if variant and variants and variant not in variants:
-            raise unknown(f"configuration of {name}", variant, variants) from None
-        raise UsageError(f"TFDS data set {config.name!r}: {' '.join(str(error).split())[:300]}") from error
+        raise _cannot_build(config.name, error) from error
+    except ImportError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise UsageError(f"TFDS data set {config.name!r} cannot be opened: {reason}; pip install it") from error
     if not _is_prepared(builder):
         _download(builder, config.download)
     if builder.info.file_format.value != "array_record":
@@ -53,6 +56,20 @@ def open_builder(config: DataConfig) -> Any:
             f"prepare it again with 'tfds build {config.name} --file_format=array_record'"
         )
     return builder
+
+
+def _cannot_build(given: str, error: Exception) -> UsageError:
+    """Return the error for a configuration or version that is not there; TFDS's own has many lines."""
+    import tensorflow_datasets as tfds
+
+    name, _, variant = given.split(":")[0].partition("/")
+    variants = tfds.builder_cls(name).builder_configs
+    if variant and not variants:
+        return UsageError(f"TFDS data set {name} has no configurations: write {name}, not {given}")
+    if variant and variant not in variants:
+        return unknown(f"configuration of {name}", variant, variants)
+    reason = " ".join(str(error).split()).rpartition('}": ')[2]
+    return UsageError(f"TFDS data set {given!r}: {reason[:300]}")
 
 
 def _is_prepared(builder: Any) -> bool:
@@ -100,19 +117,35 @@ def find_features(info: Any) -> tuple[str, str]:
     return image, label
 
 
-def read(builder: Any, split: str, image: str, label: str, size: int | None, resize: imaging.Resize) -> Split:
+def read(
+    builder: Any,
+    split: str,
+    image: str,
+    label: str,
+    size: int | None,
+    resize: imaging.Resize,
+    poll: Callable[[], None],
+) -> Split:
     """Return a whole split, decoded; from the user's cache where these files were decoded before."""
     path = _cache_path(builder, split, image, label, size, resize)
     # np.load checks the CRC of each array; a damaged file is decoded anew.
     with contextlib.suppress(*_UNREADABLE), path.open("rb") as raw, np.load(raw) as file:
         return Split(file["images"], file["labels"])
-    result = _decode(builder, split, image, label, size, resize)
+    result = _decode(builder, split, image, label, size, resize, poll)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         _save(path, result)
     return result
 
 
-def _decode(builder: Any, split: str, image: str, label: str, size: int | None, resize: imaging.Resize) -> Split:
+def _decode(
+    builder: Any,
+    split: str,
+    image: str,
+    label: str,
+    size: int | None,
+    resize: imaging.Resize,
+    poll: Callable[[], None],
+) -> Split:
     import tensorflow_datasets as tfds
 
     records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
@@ -126,7 +159,7 @@ def _decode(builder: Any, split: str, image: str, label: str, size: int | None, 
             labels[index] = record[label]
             yield imaging.decode(record[image], channels, size, resize)
 
-    images = imaging.stack(len(records), decode, lambda index: f"record {index}")
+    images = imaging.stack(len(records), decode, lambda index: f"record {index}", poll)
     return check_split(images, labels, f"TFDS data set {builder.info.full_name!r}, split {split!r}")
 
 

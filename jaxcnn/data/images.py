@@ -1,6 +1,7 @@
 """Encoded images to uint8 arrays of one size, with Pillow."""
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ def fit_array(images: UInt8[np.ndarray, "n h w c"], size: int | None, resize: Re
 
     if size is None or images.shape[1:3] == (size, size):
         return images
+    check_memory(len(images), (size, size, images.shape[-1]))
     out = np.empty((len(images), size, size, images.shape[-1]), np.uint8)
     for index, image in enumerate(images):
         for channel in range(images.shape[-1]):
@@ -59,31 +61,41 @@ def fit_array(images: UInt8[np.ndarray, "n h w c"], size: int | None, resize: Re
     return out
 
 
+def check_memory(count: int, shape: Sequence[int]) -> None:
+    """Raise UsageError where `count` images of this shape do not fit in half the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = count * math.prod(shape)
+    if needed > memory // 2:
+        raise UsageError(
+            f"{count} images of {'x'.join(map(str, shape))} are {needed / 2**30:.0f} GiB, more than half of the memory "
+            f"({memory / 2**30:.0f} GiB): choose a smaller data.image_size"
+        )
+
+
 def stack(
     count: int,
     read: Callable[[Sequence[int]], Iterable[np.ndarray]],
     name: Callable[[int], str],
+    poll: Callable[[], None],
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Return `count` images as one array; `read` decodes those of some indices, and is called in threads.
+
+    `poll` is called for each image; what it raises ends the work.
 
     Raises:
         UsageError: where an image's size differs from the first one's, or they do not fit in half the memory.
     """
     (first,) = read([0])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if count * first.size > memory // 2:
-        raise UsageError(
-            f"{count} images of {'x'.join(map(str, first.shape))} are {count * first.size / 2**30:.0f} GiB, "
-            f"more than half of the memory ({memory / 2**30:.0f} GiB): choose a smaller data.image-size"
-        )
+    check_memory(count, first.shape)
     out = np.empty((count, *first.shape), np.uint8)
 
     def put(indices: Sequence[int]) -> None:
         for index, image in zip(indices, read(indices), strict=True):
+            poll()
             if image.shape != first.shape:
                 raise UsageError(
                     f"images differ in size ({name(0)} is {first.shape[0]}x{first.shape[1]}, "
-                    f"{name(index)} is {image.shape[0]}x{image.shape[1]}): set data.image-size"
+                    f"{name(index)} is {image.shape[0]}x{image.shape[1]}): set data.image_size"
                 )
             out[index] = image
 

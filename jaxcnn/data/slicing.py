@@ -46,7 +46,8 @@ def _parse_part(part: str, sizes: Mapping[str, int]) -> Slice:
 
 
 def _bound(text: str, size: int, part: str) -> int:
-    value = round(float(text[:-1]) * size / 100) if text.endswith("%") else int(text)
-    if abs(value) > size:
+    percent = float(text[:-1]) if text.endswith("%") else None
+    value = int(text) if percent is None else round(percent * size / 100)
+    if abs(value) > size or abs(percent or 0) > 100:
         raise UsageError(f"split {part!r} goes beyond the {size} examples there are")
     return value + size if value < 0 else value

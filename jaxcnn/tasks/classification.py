@@ -34,10 +34,9 @@ class Classification:
         """Return the mean smoothed cross-entropy that training minimises, and the sums for the metrics."""
         targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
         targets = optax.smooth_labels(targets, self.label_smoothing)
-        weights = batch["mask"].astype(logits.dtype)
-        losses = optax.softmax_cross_entropy(logits, targets) * weights
-        sums = self.sums(logits, batch)
-        return losses.sum() / jnp.maximum(weights.sum(), 1.0), sums | {"loss": losses.sum()}
+        loss = jnp.where(batch["mask"], optax.softmax_cross_entropy(logits, targets), 0.0).sum()
+        sums = self.sums(logits, batch) | {"loss": loss}
+        return loss / jnp.maximum(sums["count"], 1).astype(loss.dtype), sums
 
     def sums(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Sums:
         """Return sums over the batch's unmasked examples; the loss here is the plain cross-entropy.

@@ -5,19 +5,23 @@ written under a temporary name and renamed once it is whole, so a kill, a full d
 before it as they were.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcnn.errors import RunError
+from jaxcnn.files import fsync
 
-SUMS = "SHA256SUMS"
-POSITION = "position.json"
+_SPACE_BESIDE_ARRAYS = 200_000
+STATE, POSITION, SUMS = "state", "position.json", "SHA256SUMS"
 
 
 class DamagedCheckpoint(Exception):
@@ -42,69 +46,78 @@ class Checkpoints:
         return self.folder / f"{step:08d}"
 
     def describe_newest(self) -> str:
-        """Return the newest checkpoint as part of a message."""
-        steps = self.steps()
-        return f"the newest good checkpoint is {self.path(steps[-1])}" if steps else "there is no checkpoint yet"
+        """Return the newest good checkpoint as part of a message."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedCheckpoint):
+                verify(self.path(step))
+                return f"the newest good checkpoint is {self.path(step)}"
+        return "there is no good checkpoint"
 
-    def save(self, step: int, tree: Any, position: dict[str, Any]) -> None:
-        """Write a checkpoint of `tree` (arrays, replicated) and `position` (plain JSON values).
+    def save(self, step: int, state: Any, position: Mapping[str, Any]) -> None:
+        """Write a checkpoint of `state` (arrays, replicated) and `position` (plain JSON values).
+
+        One of the same step is replaced.
 
         Raises:
-          RunError: the disk is full or cannot be written; earlier checkpoints are as they were.
+          RunError: the disk is full or cannot be written; the other checkpoints are as they were.
         """
-        if self.path(step).exists():
-            return
-        temporary = self.folder / f"tmp-{step:08d}"
+        final = self.path(step)
+        temporary, replaced = (self.folder / f"tmp-{kind}-{step:08d}" for kind in ("new", "old"))
         try:
-            self._write(temporary, tree, position)
+            self._write(temporary, state, position)
             if jax.process_index() == 0:
-                temporary.rename(self.path(step))
-                _fsync(self.folder)
+                if final.exists():
+                    final.rename(replaced)
+                temporary.rename(final)
+                fsync(self.folder)
+                shutil.rmtree(replaced, ignore_errors=True)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a disk that cannot be written
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = f"could not save the checkpoint of step {step} ({_reason(error)})"
-            raise RunError(f"{reason}: {self.describe_newest()}") from error
+            raise RunError(f"could not save the checkpoint of step {step} ({_reason(error)})") from error
         _barrier(f"saved-{step}")
 
-    def _write(self, temporary: Path, tree: Any, position: dict[str, Any]) -> None:
+    def _write(self, temporary: Path, state: Any, position: Mapping[str, Any]) -> None:
         import orbax.checkpoint as ocp
 
         if jax.process_index() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            temporary.mkdir()
+            _check_space(temporary / "reserved", sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         _barrier(f"clean-{temporary.name}")
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary / "state", tree)
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary / STATE, state)
             checkpointer.wait_until_finished()
         if jax.process_index() == 0:
             (temporary / POSITION).write_text(json.dumps(position, indent=1) + "\n")
-            sums = [f"{_sha256(path)}  {path.relative_to(temporary)}\n" for path in _files(temporary)]
-            (temporary / SUMS).write_text("".join(sums))
-            for path in (*_files(temporary), temporary / SUMS):
-                _fsync(path)
+            (temporary / SUMS).write_text(_checksums(temporary))
+            for path in (*temporary.rglob("*"), temporary):
+                fsync(path)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the tree and the position of one checkpoint.
+        """Return the state and the position of one checkpoint.
 
         Args:
           step: one of `steps()`.
-          like: a tree of the same structure, shapes and dtypes; arrays come back with its shardings.
+          like: the state's tree of `jax.ShapeDtypeStruct`, with shardings.
 
         Raises:
           DamagedCheckpoint: a file is missing, left over, truncated or changed.
+          RunError: the files are good, and hold something else than `like`.
         """
         import orbax.checkpoint as ocp
 
         folder = self.path(step)
-        _verify(folder)
-        with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.restore(folder / "state", jax.tree.map(_abstract, like))
-        return tree, json.loads((folder / POSITION).read_text())
+        verify(folder)
+        try:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+                state = checkpointer.restore(folder / STATE, like)
+        except Exception as error:  # written by a version of this package whose states were others
+            raise RunError(f"{folder} does not hold the state of this experiment ({_reason(error)})") from error
+        return state, json.loads((folder / POSITION).read_text())
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any], list[str]]:
         """Return the newest good checkpoint and one line for each damaged one that was passed over.
-
-        The damaged ones are removed, so that the steps they held can be saved anew.
 
         Raises:
           RunError: there are checkpoints and all are damaged.
@@ -113,46 +126,45 @@ class Checkpoints:
         reports: list[str] = []
         for step in reversed(self.steps()):
             try:
-                tree, position = self.restore(step, like)
+                return *self.restore(step, like), reports
             except DamagedCheckpoint as error:
                 reports.append(f"checkpoint {self.path(step)} is damaged ({error}): it is not used")
-                continue
-            if jax.process_index() == 0:
-                for bad in [later for later in self.steps() if later > step]:
-                    shutil.rmtree(self.path(bad))
-            _barrier("restored")
-            return tree, position, reports
         if reports:
             raise RunError("no checkpoint is good: " + "; ".join(reports))
         raise LookupError(f"no checkpoint in {self.folder}")
 
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, so that they are saved anew."""
+        for later in self.steps():
+            if later > step:
+                shutil.rmtree(self.path(later))
+
     def prune(self, keep: int, best: int | None) -> None:
-        """Remove all but the newest `keep` checkpoints and the one of step `best`, and leftovers of killed saves."""
-        if jax.process_index() != 0:
-            return
+        """Remove all but the newest `keep` checkpoints and the one of step `best`."""
         for step in self.steps()[:-keep]:
             if step != best:
                 shutil.rmtree(self.path(step))
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed save left."""
         for leftover in self.folder.glob("tmp-*"):
             shutil.rmtree(leftover)
 
 
-def _verify(folder: Path) -> None:
+def verify(folder: Path) -> None:
+    """Raise DamagedCheckpoint unless a checkpoint's files are those that were written."""
     try:
-        lines = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
-        listed = {name: digest for digest, name in lines}
+        listed, found = (folder / SUMS).read_text(), _checksums(folder)
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{SUMS} cannot be read") from error
-    found = {str(path.relative_to(folder)): path for path in _files(folder)}
-    if missing := sorted(listed.keys() ^ found.keys()):
-        raise DamagedCheckpoint(f"{missing[0]} is missing or left over")
-    for name, path in found.items():
-        if _sha256(path) != listed[name]:
-            raise DamagedCheckpoint(f"checksum of {name} differs")
+        raise DamagedCheckpoint(f"{getattr(error, 'filename', None) or SUMS} cannot be read") from error
+    if listed != found or not listed:
+        odd = {line.partition("  ")[2] for line in set(listed.splitlines()) ^ set(found.splitlines())}
+        raise DamagedCheckpoint(f"{min(odd, default=SUMS)} is not as it was written")
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+def _checksums(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return "".join(f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in files)
 
 
 def _sha256(path: Path) -> str:
@@ -160,19 +172,29 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax, which logs the traceback of each of its threads, from saying what the raised error will say."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        os.fsync(descriptor)
+        yield
     finally:
-        os.close(descriptor)
+        logger.setLevel(level)
 
 
-def _abstract(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+def _check_space(path: Path, size: int) -> None:
+    """Raise OSError where a disk or a quota has no room: Orbax's threads would print tracebacks of their own."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, size + size // 10 + _SPACE_BESIDE_ARRAYS)
+    path.unlink()
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = [line for line in str(error).splitlines() if line.strip()]
     full = next((line for line in lines if "No space left" in line), None)
     return "No space left on device" if full else (lines[0][:200] if lines else type(error).__name__)

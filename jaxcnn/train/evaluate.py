@@ -8,8 +8,6 @@ from jaxtyping import Float32
 
 from jaxcnn.tasks.classification import Classification
 
-Batches = Callable[[], Iterator[Mapping[str, np.ndarray]]]
-
 
 def evaluate(
     step: Callable[[Any, Any], tuple[Any, Any]],

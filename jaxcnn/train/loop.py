@@ -1,13 +1,13 @@
 """The training loop: the order of effects, and nothing about devices, models or files.
 
 A run can be killed at any point and continue to the same bits: everything the future depends on is in the
-checkpoint (state, window of the log, position), and rows written after it are dropped when the run resumes.
+checkpoint (state and position), and rows written after it are dropped when the run resumes.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -22,11 +22,11 @@ _AHEAD = 2
 
 
 class NonFinite(Exception):
-    """A loss that is not finite."""
+    """A loss or parameters that are not finite."""
 
-    def __init__(self, step: int) -> None:
-        """Note the first step that had one."""
-        super().__init__(f"the loss of step {step} is not finite")
+    def __init__(self, what: str, step: int) -> None:
+        """Note what is not finite and the first step at which it was found so."""
+        super().__init__(f"{what} is not finite at step {step}")
         self.step = step
 
 
@@ -56,11 +56,13 @@ class Timetable:
 
 @dataclass
 class Position:
-    """Where a run stands, beside its state: saved with each checkpoint."""
+    """Where a run stands, beside its state: plain values, saved with each checkpoint."""
 
     step: int = 0
-    pending_eval: bool = False
-    """The evaluation after `step` was broken off by a stop."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Over the steps since the last row of training metrics; {}: there are none."""
+    pending: bool = False
+    """What was due after `step`, an evaluation or the completion of the last state, was broken off by a stop."""
     training_seconds: float = 0.0
     """Time in the loop, without evaluation, checkpoints and the first step of each sitting (which compiles)."""
     training_examples: int = 0
@@ -81,72 +83,88 @@ class Effects:
     train: CompiledStep
     arguments: Callable[[int], tuple]
     """The training stream: what step k is given."""
-    view: Callable[[Any], Any]
-    """State or window of the compiled step to its global form."""
-    empty_window: Callable[[], Any]
-    """The sums over no step."""
+    view: Callable[[Any], TrainState]
+    """The state of the compiled step in its global form."""
+    window: Callable[[Mapping[str, float]], Any]
+    """The sums that a step adds to, from their values; {}: over no step."""
     log_metrics: Callable[[TrainState, dict[str, float], Position], None]
     """Writes the row of the sums since the last one."""
     evaluate: Callable[[TrainState], None]
     """Evaluates and writes the row; raises Stopped on a signal."""
-    save: Callable[[TrainState, Any, Position], None]
-    """Saves state, window and position."""
+    complete: Callable[[TrainState], TrainState]
+    """Makes the state after the last step the final one; raises Stopped on a signal."""
+    save: Callable[[TrainState, Position], None]
+    """Saves state and position, in place of what was saved at this step."""
     stop_requested: Callable[[int], int | None]
     """The signal that asked for a stop, agreed on by all processes."""
     progress: Callable[[int, float | None], None]
     """Shows the step and a recent loss."""
 
 
-def fit(state: Any, window: Any, position: Position, timetable: Timetable, effects: Effects) -> TrainState:
-    """Train from `position` to the end and return the global state.
+def fit(state: Any, position: Position, timetable: Timetable, effects: Effects) -> TrainState:
+    """Train from `position`, which is kept up to date, to the end and return the final state.
 
     Raises:
-      NonFinite: a loss was not finite; nothing of that step or later has been written.
+      NonFinite: a loss or the parameters were not finite; nothing of that step or later has been written.
       Stopped: on a signal, after the step under way and a checkpoint.
     """
+    window = effects.window(position.sums)
     losses: deque[jax.Array] = deque()
-    compiled = False
+    trained = False  # in this sitting
     mark = time.perf_counter()
-    pending_eval = position.pending_eval
     while True:
-        step = position.step
+        step, last = position.step, position.step == timetable.total_steps
         stopping = effects.stop_requested(step)
-        if (compiled and (timetable.logs(step) or timetable.saves(step) or stopping)) or pending_eval:
+        if position.pending or (trained and (stopping or timetable.logs(step) or timetable.saves(step))):
             # 1. Wait for the device; nothing is written after a loss that is not finite.
-            sums = {name: np.asarray(value.addressable_data(0)).reshape(-1)[0].item() for name, value in window.items()}
-            if sums["bad_step"] != NEVER:
-                raise NonFinite(sums["bad_step"])
-            if compiled:
+            position.sums = _values(window)
+            if position.sums["bad_step"] != NEVER:
+                raise NonFinite("the loss", int(position.sums["bad_step"]))
+            if trained:
                 position.training_seconds += time.perf_counter() - mark
             whole = effects.view(state)
             # 2. The row of training metrics, over the steps since the last one.
-            if compiled and timetable.logs(step):
-                effects.log_metrics(whole, sums, position)
-                window = effects.empty_window()
-            # 3. Evaluation. Where a stop breaks it off, the checkpoint says that it is still to be done.
-            position.pending_eval = pending_eval or timetable.evaluates(step)
-            if position.pending_eval and not stopping:
-                try:
-                    effects.evaluate(whole)
-                    position.pending_eval = pending_eval = False
-                except Stopped as stopped:
-                    stopping = stopped.signum
-            # 4. The checkpoint, which covers the rows above.
+            if trained and timetable.logs(step):
+                effects.log_metrics(whole, position.sums, position)
+                position.sums, window = {}, effects.window({})
             if timetable.saves(step) or stopping:
-                effects.save(whole, effects.view(window), position)
+                _check_finite(whole, step)
+                # 3. Evaluation, or completion. Where a stop breaks it off, the checkpoint says that it is still due.
+                position.pending = timetable.evaluates(step) or last
+                if position.pending and not stopping:
+                    try:
+                        if last:
+                            whole = state = effects.complete(whole)
+                        else:
+                            effects.evaluate(whole)
+                        position.pending = False
+                    except Stopped as stopped:
+                        stopping = stopped.signum
+                # 4. The checkpoint, which covers the rows above.
+                effects.save(whole, position)
             mark = time.perf_counter()
-        if step == timetable.total_steps:
-            return effects.view(state)
-        # 5. A requested stop, now that nothing can be lost.
-        if stopping:
+        if stopping:  # 5. now that nothing can be lost
             raise Stopped(stopping)
+        if last:
+            return effects.view(state)
         state, window, loss = effects.train(state, window, effects.arguments(step))
         position.step += 1
-        if compiled:
+        if trained:
             position.training_examples += timetable.batch_size
         else:  # the first step of a sitting waits for the compiler, which is nobody's throughput
             jax.block_until_ready(loss)
-            compiled, mark = True, time.perf_counter()
+            trained, mark = True, time.perf_counter()
         losses.append(loss)
         recent = losses.popleft() if len(losses) > _AHEAD else None
         effects.progress(position.step, None if recent is None else recent.item())
+
+
+def _values(window: Mapping[str, Any]) -> dict[str, float]:
+    return {name: np.asarray(value.addressable_data(0)).reshape(-1)[0].item() for name, value in window.items()}
+
+
+def _check_finite(state: TrainState, step: int) -> None:
+    # Not the optimiser's state: a plateau schedule's best loss starts at infinity.
+    leaves = jax.tree.leaves((state.params, state.batch_stats, state.ema))
+    if not all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves):
+        raise NonFinite("a parameter", step)

@@ -5,7 +5,7 @@ augmentation are the same bits for every number of devices; both return states t
 replicated form that evaluation and checkpoints read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -23,11 +23,17 @@ CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, jax.Array]]
 NEVER = np.iinfo(np.int32).max
 
 
-def accumulate(window: Window, sums: Window, step: jax.Array) -> Window:
-    """Add one step's sums; `step` is the number of steps done with it."""
-    added = {name: window[name] + sums[name] for name in sums}
-    bad = jnp.where(jnp.isfinite(sums["loss"]), NEVER, step)
-    return added | {"bad_step": jnp.minimum(window["bad_step"], bad)}
+def _windowed(step: TrainStep) -> Callable[[TrainState, Window, Batch], tuple[TrainState, Window, jax.Array]]:
+    """Return the step that also adds its sums to a window, and answers its mean loss."""
+
+    def run(state: TrainState, window: Window, batch: Batch) -> tuple[TrainState, Window, jax.Array]:
+        state, sums = step(state, batch)
+        bad_step = jnp.where(jnp.isfinite(sums["loss"]), NEVER, state.step)
+        added = {name: window[name] + sums[name] for name in sums}
+        window = added | {"bad_step": jnp.minimum(window["bad_step"], bad_step)}
+        return state, window, sums["loss"] / sums["count"].astype(jnp.float32)
+
+    return run
 
 
 class Jit:
@@ -50,32 +56,31 @@ class Jit:
         """Return the state or window of a compiled step as `place` gave it: global and replicated."""
         return tree
 
-    def empty_window(self) -> Window:
-        """Return the sums over no step: what is accumulated on the device between two rows of the log."""
-        zero = np.zeros((), np.int32)
-        names = {"loss": np.zeros((), np.float32), "correct": zero, "correct_top5": zero, "count": zero}
+    def window(self, sums: Mapping[str, float]) -> Window:
+        """Return the sums that training steps add to between two rows of the log, from their values; {}: no step."""
         # bad_step: the first step whose loss was not finite.
-        return self.place(names | {"bad_step": np.full((), NEVER, np.int32)})
+        empty = {"loss": 0.0, "correct": 0, "correct_top5": 0, "count": 0, "bad_step": NEVER}
+        values = empty | dict(sums)
+        return self.place({k: np.array(values[k], np.float32 if k == "loss" else np.int32) for k in empty})
+
+    def round_up(self, batch_size: int) -> int:
+        """Return the nearest batch size from `batch_size` upwards that divides over the devices."""
+        return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`.
 
         `make_batch(*arguments)` is part of the program; state and window are donated. The loss is the step's mean.
         """
+        windowed = _windowed(step)
 
         def run(state: TrainState, window: Window, arguments: tuple) -> tuple[TrainState, Window, jax.Array]:
-            batch = jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded)
-            state, sums = step(state, batch)
-            return (
-                state,
-                accumulate(window, sums, state.step),
-                sums["loss"] / sums["count"].astype(jnp.float32),
-            )
+            return windowed(state, window, jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded))
 
         return jax.jit(run, donate_argnums=(0, 1), out_shardings=self.replicated)
 
     def compile_eval(self, step: Callable, make_batch: MakeBatch) -> Callable:
-        """Return `run(variables, arguments) -> (sums, logits)`, the batch sharded over the devices."""
+        """Return `run(variables, arguments)`: what `step` answers to a batch in the global view, sharded."""
 
         def run(variables: Tree, arguments: tuple):
             batch = jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded)
@@ -120,17 +125,8 @@ class Pmap(Jit):
 
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""
-
-        def mapped(state: TrainState, window: Window, batch: Batch):
-            state, sums = step(state, batch)
-            return (
-                state,
-                accumulate(window, sums, state.step),
-                sums["loss"] / sums["count"].astype(jnp.float32),
-            )
-
         devices = list(self.mesh.devices.flat)
-        train = jax.pmap(mapped, axis_name="devices", devices=devices, donate_argnums=(0, 1))
+        train = jax.pmap(_windowed(step), axis_name="devices", devices=devices, donate_argnums=(0, 1))
         batch_of = jax.jit(lambda arguments: make_batch(*arguments), out_shardings=self.sharded)
 
         def run(state: Any, window: Any, arguments: tuple):

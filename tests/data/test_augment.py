@@ -27,7 +27,7 @@ def distinct(b, h, w, c, dtype=np.uint8):
 def test_each_crop_is_a_slice_of_the_padded_image(shape, pad, mode, seed):
     images = distinct(*shape)
     if mode == "reflect" and pad >= min(shape[1:3]):
-        with pytest.raises(UsageError, match=r"data.pad-crop"):
+        with pytest.raises(UsageError, match=r"data.pad_crop"):
             random_pad_crop(jax.random.key(seed), jnp.asarray(images), pad, mode)
         return
     out = random_pad_crop(jax.random.key(seed), jnp.asarray(images), pad, mode)
@@ -46,7 +46,7 @@ def test_no_padding_changes_nothing():
 
 
 def test_negative_padding_is_refused():
-    with pytest.raises(UsageError, match=r"data.pad-crop is -1"):
+    with pytest.raises(UsageError, match=r"data.pad_crop is -1"):
         random_pad_crop(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), -1)
 
 

@@ -1,6 +1,10 @@
 """A data set in TFDS's format, written by TFDS's own machinery, and read back."""
 
+import importlib.util
 import io
+import os
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -121,7 +125,7 @@ def test_grey_images_in_a_set_of_colour_images(tmp_path):
 
 def test_images_of_many_sizes_need_image_size(tmp_path):
     write(tmp_path, images=[image[: 4 + i % 2] for i, image in enumerate(IMAGES)])
-    with pytest.raises(UsageError, match=r"record 0 is 4x7, record 1 is 5x7\): set data.image-size"):
+    with pytest.raises(UsageError, match=r"record 0 is 4x7, record 1 is 5x7\): set data.image_size"):
         load(config(tmp_path))
     assert load(config(tmp_path, image_size=5)).test.images.shape == (10, 5, 5, 3)
 
@@ -139,6 +143,30 @@ def test_names():
         load(DataConfig(source="tfds"))
     with pytest.raises(UsageError, match=r"unknown configuration of imagenette '160px-v3': did you mean '160px"):
         load(DataConfig(source="tfds", name="imagenette/160px-v3"))
+    with pytest.raises(UsageError, match=r"mnist has no configurations: write mnist, not mnist/small"):
+        load(DataConfig(source="tfds", name="mnist/small"))
+    with pytest.raises(UsageError, match=r"'mnist:9.9.9': Dataset mnist cannot be loaded at version 9.9.9, only: 3"):
+        load(DataConfig(source="tfds", name="mnist:9.9.9"))
+    for name in ("../mnist", "m nist", "huggingface:mnist"):
+        with pytest.raises(UsageError, match=r"unknown TFDS data set '.*': did you mean '.*mnist'"):
+            load(DataConfig(source="tfds", name=name))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_a_data_set_that_needs_tensorflow():
+    with pytest.raises(UsageError, match=r"'spoken_digit' cannot be opened: No module named 'tensorflow'; pip install"):
+        load(DataConfig(source="tfds", name="spoken_digit"))
+
+
+def test_the_folder_of_the_environment(tmp_path):
+    write(tmp_path)
+    code = (
+        "from jaxcnn.data import DataConfig, load; "
+        "print(len(load(DataConfig(source='tfds', name='tiny', download=False)).train))"
+    )
+    env = os.environ | {"TFDS_DATA_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.stdout == "20\n", done.stderr
 
 
 def test_unknown_split(tmp_path):

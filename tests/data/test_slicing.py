@@ -1,6 +1,6 @@
 import pytest
 import tensorflow_datasets as tfds
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data.slicing import Slice, parse
@@ -43,6 +43,7 @@ bounds = st.one_of(
 
 @settings(deadline=None)
 @given(bounds=bounds.filter(any), size=st.integers(1, 60))
+@example(bounds=("-101%", ""), size=1)
 def test_agrees_with_tfds(bounds, size):
     spec = f"train[{bounds[0]}:{bounds[1]}]"
     try:

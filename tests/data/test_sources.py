@@ -76,7 +76,12 @@ def test_npz(tmp_path, arrays):
 
 
 def test_npz_splits_add_up(tmp_path, arrays):
-    data = load_npz(tmp_path, arrays | {"class_names": np.array(list("abcd"))}, train_split="train[:2]+test[:1]")
+    data = load_npz(
+        tmp_path,
+        arrays | {"class_names": np.array(list("abcd"))},
+        train_split="train[:2]+test[:1]",
+        test_split="test[1:]",
+    )
     expected = np.concatenate([arrays["train_images"][:2], arrays["test_images"][:1]])
     np.testing.assert_array_equal(data.train.images, expected)
     assert data.class_names == ("a", "b", "c", "d")
@@ -89,12 +94,59 @@ def test_npz_splits_add_up(tmp_path, arrays):
         ({"train_images": np.zeros((20, 5), np.uint8)}, "images have shape"),
         ({"train_labels": np.arange(3)}, "for 20 images"),
         ({"test_images": np.zeros((8, 6, 5, 3), np.uint8)}, r"images of split 'test' are \(6, 5, 3\)"),
+        ({"test_images": np.zeros((8, 5, 5, 1), np.uint8)}, "expected as many channels"),
+        ({"train_images": np.zeros((20, 3, 32, 32), np.uint8)}, "expected the channels last, not first"),
+        (
+            {"test_images": np.zeros((0, 5, 5, 3), np.uint8), "test_labels": np.arange(0)},
+            r"test: images have shape \(0",
+        ),
+        ({"train_labels": np.arange(20) + 100}, "labels up to 119 and none is 4: expected every number from 0"),
         ({"class_names": np.array(["a"])}, "label 3 found, there are 1 classes"),
     ],
 )
 def test_npz_errors(tmp_path, arrays, change, message):
     with pytest.raises(UsageError, match=message):
         load_npz(tmp_path, arrays | change)
+
+
+def test_classes_without_an_image_need_names(tmp_path, arrays):
+    arrays = {key: 2 * array if "labels" in key else array for key, array in arrays.items()}
+    with pytest.raises(UsageError, match="labels up to 6 and none is 1"):
+        load_npz(tmp_path, arrays)
+    assert load_npz(tmp_path, arrays | {"class_names": np.array(list("abcdefg"))}).class_names[6] == "g"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train_split": "train[:90%]", "test_split": "train[80%:]"}, "data.test_split .* shares 2 examples with"),
+        (
+            {"val_split": "train[-5:]"},
+            "data.val_split 'train\\[-5:\\]' shares 5 examples with data.train_split 'train'",
+        ),
+        ({"train_split": "train[:5]+train[10:]", "val_split": "train[4:11]"}, "shares 2 examples"),
+        ({"test_split": "test[:5]+test[4:]"}, "data.test_split 'test.*' names examples twice"),
+        ({"train_split": "train+train"}, "data.train_split 'train\\+train' names examples twice"),
+        ({"val_split": ""}, "split '' not understood"),
+        ({"image_size": 0}, "data.image_size is 0: expected a number of pixels"),
+        ({"image_size": 10**6}, "more than half of the memory"),
+        ({"pad_crop": -1}, "data.pad_crop is -1"),
+        ({"name": "mnist"}, "data.name is 'mnist', which data.source npz does not read"),
+    ],
+)
+def test_fields_that_cannot_be(tmp_path, arrays, fields, message):
+    with pytest.raises(UsageError, match=message):
+        load_npz(tmp_path, arrays, **fields)
+
+
+def test_val_and_test_may_share_examples(tmp_path, arrays):
+    data = load_npz(tmp_path, arrays, train_split="train[:10]+train[12:]", val_split="train[10:12]+test[:5]")
+    assert (len(data.train), len(data.val), len(data.test)) == (18, 7, 8)
+
+
+def test_digits_read_no_file(tmp_path):
+    with pytest.raises(UsageError, match=r"data.path is '.*', which data.source digits does not read"):
+        load(DataConfig(source="digits", path=tmp_path))
 
 
 def test_npz_names_what_is_missing(tmp_path, arrays):
@@ -136,7 +188,7 @@ def test_folder_of_classes_of_many_sizes(tmp_path):
     for i in range(4):
         write_image(tmp_path / "ab"[i % 2] / f"{i}.jpg", 40 * i, size=(10 + i, 20))
     fields = {"path": tmp_path, "train_split": "train[:50%]", "test_split": "train[50%:]"}
-    with pytest.raises(UsageError, match=r"images differ in size .*20x10.*: set data.image-size"):
+    with pytest.raises(UsageError, match=r"images differ in size .*20x10.*: set data.image_size"):
         load(DataConfig(source="folder", **fields))
     data = load(DataConfig(source="folder", image_size=8, **fields))
     assert data.train.images.shape == (2, 8, 8, 3)
@@ -145,7 +197,7 @@ def test_folder_of_classes_of_many_sizes(tmp_path):
 
 
 def test_folder_errors(tmp_path):
-    config = DataConfig(source="folder", path=tmp_path, test_split="train")
+    config = DataConfig(source="folder", path=tmp_path, train_split="train[:50%]", test_split="train[50%:]")
     with pytest.raises(UsageError, match="no class folders"):
         load(config)
     (tmp_path / "a").mkdir()

@@ -1,0 +1,90 @@
+"""What an experiment turns into, given the shape of its data: nothing compiled, nothing on a device."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.errors import UsageError
+from jaxcnn.experiment import Experiment
+from jaxcnn.models import create
+from jaxcnn.train.loop import Timetable
+from jaxcnn.train.optim import make_optimizer
+from jaxcnn.train.state import TrainState, create_state
+
+
+class Blueprint:
+    """Model, optimiser, timetable and the state before the first step."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        examples: int,
+        class_names: Sequence[str],
+        image_shape: Sequence[int],
+        norm_axis: str | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+          experiment: what to build.
+          examples: size of the training split.
+          class_names: the data set's.
+          image_shape: height, width, channels.
+          norm_axis: the mapped axis that BatchNorm averages over.
+
+        Raises:
+          UsageError: a field has a value that cannot be.
+        """
+        self.experiment = experiment
+        self.image_shape = tuple(image_shape)
+        self.num_classes = experiment.model.num_classes or len(class_names)
+        if self.num_classes < len(class_names):
+            raise UsageError(f"model.num_classes is {self.num_classes}: the data set has {len(class_names)} classes")
+        options: dict[str, Any] = experiment.model.options
+        self.model = create(
+            experiment.model.name,
+            num_classes=self.num_classes,
+            dtype=experiment.model.dtype,
+            axis_name=norm_axis,
+            **options,
+        )
+        self.timetable = _timetable(experiment, examples)
+        self.key = jax.random.key(experiment.seed)
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        params = jax.eval_shape(self.model.init, self.key, images)["params"]
+        self.tx = make_optimizer(experiment.optim, experiment.schedule, self.timetable.total_steps, params)
+        ema = experiment.train.ema_decay is not None
+        self._create_state = partial(create_state, self.model, self.tx, images=images, ema=ema)
+
+    def create_state(self) -> TrainState:
+        """Return the state before the first step."""
+        return self._create_state(key=self.key)
+
+    def abstract_state(self, sharding: jax.sharding.Sharding) -> TrainState:
+        """Return the state's shapes, dtypes and sharding: what a checkpoint is restored into."""
+        shapes = jax.eval_shape(self._create_state, key=self.key)  # an argument is traced: nothing is drawn
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def _timetable(experiment: Experiment, examples: int) -> Timetable:
+    train = experiment.train
+    epoch = -(-examples // train.batch_size)
+    if train.steps is not None:
+        steps: float = train.steps
+    else:
+        assert train.epochs is not None
+        steps = np.ceil(train.epochs * examples / train.batch_size)
+    if steps >= 2**31:
+        raise UsageError(f"training for {steps:.3g} steps: expected fewer than 2**31, what a 32-bit counter holds")
+    return Timetable(
+        total_steps=max(1, int(steps)),
+        batch_size=train.batch_size,
+        log_every=train.log_every,
+        eval_every=experiment.eval.every or epoch,
+        checkpoint_every=experiment.checkpoint.every,
+    )

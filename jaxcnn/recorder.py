@@ -1,0 +1,133 @@
+"""The effects of a training loop on its run folder and on the screen."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.data import Split
+from jaxcnn.errors import UsageError
+from jaxcnn.folder import best_step, write_json
+from jaxcnn.session import Session
+from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.train.log import Log, read_metrics
+from jaxcnn.train.loop import Effects, NonFinite, Position
+from jaxcnn.train.progress import TrainProgress
+from jaxcnn.train.state import TrainState, params_sha256
+
+
+@dataclass
+class Recorder:
+    """Scores, logs, saves and shows what the loop trains."""
+
+    session: Session
+    folder: Path
+    checkpoints: Checkpoints
+    shown: TrainProgress
+    started: float
+    """When the run would have begun, had it never been interrupted, by `time.perf_counter`."""
+    log: Log | None
+    """None in all processes but the first, which alone writes."""
+
+    def effects(self) -> Effects:
+        """Return what `fit` is to call."""
+        session = self.session
+        return Effects(
+            train=session.train_step,
+            arguments=session.arguments,
+            view=session.parallel.view,
+            window=session.parallel.window,
+            log_metrics=self.log_metrics,
+            evaluate=self.evaluate,
+            complete=self.complete,
+            save=self.save,
+            stop_requested=session.stop_requested,
+            progress=self.shown.step,
+        )
+
+    def log_metrics(self, state: TrainState, sums: dict[str, float], position: Position) -> None:
+        """Write the row of training metrics."""
+        metrics = self.session.task.metrics(sums, self.session.num_classes)
+        row = {f"train/{name}": value for name, value in metrics.items()}
+        row["learning_rate"] = self.session.learning_rate(state)
+        rate = position.examples_per_second
+        self._write(position.step, row, rate)
+        if self.log is not None:
+            timing = {"examples_per_second": rate, "wall_seconds": time.perf_counter() - self.started}
+            self.log.write_timing(position.step, timing)
+
+    def evaluate(self, state: TrainState) -> None:
+        """Score the validation split, or the test split where there is none, and write the row."""
+        dataset = self.session.dataset
+        name, split = ("test", dataset.test) if dataset.val is None else ("val", dataset.val)
+        self._score(name, split, state, int(state.step))
+
+    def complete(self, state: TrainState) -> TrainState:
+        """Return the final state: with exact BatchNorm statistics, where the experiment asks for them."""
+        if not self.session.experiment.train.recompute_batch_stats:
+            return state
+        self.shown.doing("measuring statistics")
+        return self.session.recompute_batch_stats(state)
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Save a checkpoint, and remove those that are no longer kept."""
+        self.shown.doing("saving")
+        position.wall_seconds = time.perf_counter() - self.started
+        if self.log is not None:
+            self.log.sync()
+        self.checkpoints.save(position.step, state, vars(position))
+        if self.log is not None:
+            self.checkpoints.prune(self.session.experiment.checkpoint.keep, best_step(self.folder, self.checkpoints))
+        self.shown.doing("training")
+
+    def finish(self, state: TrainState, position: Position, command: str) -> None:
+        """Take the final scores and write what a finished run has."""
+        dataset = self.session.dataset
+        metrics: dict[str, float] = {}
+        if dataset.val is not None:
+            metrics |= self._score("val", dataset.val, state, position.step)[0]
+        scores, logits = self._score("test", dataset.test, state, position.step)
+        if self.log is None:
+            return
+        np.savez(self.folder / "predictions.npz", logits=logits, labels=dataset.test.labels)
+        self._draw(dataset.test, logits, dataset.class_names)
+        result = {
+            "metrics": metrics | scores,
+            "examples_per_second": position.examples_per_second,
+            "wall_seconds": time.perf_counter() - self.started,
+            "params_sha256": params_sha256(state.params),
+        }
+        self.note("finished", position, command, **result)
+
+    def note(self, status: str, position: Position, command: str, **values: Any) -> None:
+        """Write `result.json`."""
+        if self.log is not None:
+            experiment = self.session.experiment
+            identity = {"status": status, "name": experiment.name, "seed": experiment.seed, "step": position.step}
+            write_json(self.folder / "result.json", {**identity, **values, "command": command})
+
+    def _score(self, name: str, split: Split, state: TrainState, step: int) -> tuple[dict[str, float], np.ndarray]:
+        self.shown.doing("evaluating")
+        metrics, logits = self.session.evaluate(state.variables, split)
+        if not np.isfinite(metrics["loss"]):
+            raise NonFinite(f"the {name} loss", step)
+        row = {f"{name}/{key}": value for key, value in metrics.items()}
+        self._write(step, row, 0.0)
+        self.shown.doing("training")
+        return row, logits
+
+    def _write(self, step: int, row: dict[str, float], rate: float) -> None:
+        if self.log is not None:
+            self.log.write(step, row)
+        self.shown.row(step, row, rate)
+
+    def _draw(self, test: Split, logits: np.ndarray, class_names: tuple[str, ...]) -> None:
+        from jaxcnn.report.figures import write_figures
+
+        try:
+            rows = read_metrics(self.folder / "metrics.jsonl")
+            write_figures(self.folder, rows, test.images, logits, test.labels, class_names)
+        except UsageError as error:  # matplotlib is an extra
+            self.shown.say(f"no figures: {error}")

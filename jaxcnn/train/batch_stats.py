@@ -1,0 +1,94 @@
+"""BatchNorm's statistics over all training images, in place of the moving averages of training.
+
+He et al. 2015 (1512.03385) take them after training. As in training, each batch is normalised by its own moments on
+its way through the network; what each BatchNorm is given on the way is put together over all batches, exactly.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+from jaxtyping import Array, Bool, Float
+
+from jaxcnn.data import Split
+from jaxcnn.layers import BatchNorm
+
+# By the path of a BatchNorm: the number of values in each channel, their mean and sum of squared deviations from it.
+Moments = dict[tuple[str, ...], tuple[Any, Any, Any]]
+
+
+def make_moments_step(model: nn.Module) -> Callable[[Any, Mapping[str, Any]], Moments]:
+    """Return `step(variables, batch)`, not yet compiled: moments over the unmasked examples of the batch.
+
+    All of its examples, masked or not, take part in the normalisation.
+    """
+
+    def step(variables: Any, batch: Mapping[str, Any]) -> Moments:
+        found: Moments = {}
+
+        def note(call, args, kwargs, context):
+            if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+                found[context.module.path] = _moments(args[0], batch["mask"])
+            return call(*args, **kwargs)
+
+        rngs = {"dropout": jax.random.key(0)}
+        with nn.intercept_methods(note):
+            model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs=rngs)
+        return found
+
+    return step
+
+
+def whole_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the examples in order, the last batch filled up with examples from the start where `mask` is False."""
+    for start in range(0, len(split), batch_size):
+        indices = np.arange(start, start + batch_size)
+        wrapped = indices % len(split)
+        yield {"image": split.images[wrapped], "label": split.labels[wrapped], "mask": indices < len(split)}
+
+
+def exact_batch_stats(
+    step: Callable[[Any, Mapping[str, np.ndarray]], Moments],
+    variables: Any,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    poll: Callable[[int], None],
+) -> dict[str, Any]:
+    """Return the `batch_stats` of a model: float32 on the host, added up in float64.
+
+    Args:
+      step: of `make_moments_step`, compiled.
+      variables: the model's.
+      batches: from `whole_batches`.
+      poll: called before each batch with its number; raises to stop.
+    """
+    totals: Moments = {}
+    for number, batch in enumerate(batches):
+        poll(number)
+        moments = jax.tree.map(lambda x: np.asarray(x, np.float64), step(variables, batch))
+        totals = {path: _together(totals[path], new) for path, new in moments.items()} if totals else moments
+    stats = {}
+    for path, (count, mean, deviations) in totals.items():
+        stats[(*path, "mean")] = mean.astype(np.float32)
+        stats[(*path, "var")] = (deviations / count).astype(np.float32)
+    return unflatten_dict(stats)
+
+
+def _moments(x: Float[Array, "batch *sizes channels"], mask: Bool[Array, " batch"]) -> tuple[Array, Array, Array]:
+    x = x.astype(jnp.float32)
+    mask = mask.reshape(-1, *[1] * (x.ndim - 1))
+    axes = tuple(range(x.ndim - 1))
+    count = mask.sum(dtype=jnp.float32) * math.prod(x.shape[1:-1])
+    mean = jnp.where(mask, x, 0.0).sum(axes) / count
+    return count, mean, jnp.where(mask, jnp.square(x - mean), 0.0).sum(axes)
+
+
+def _together(a: tuple[Any, Any, Any], b: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    # Chan, Golub and LeVeque 1979.
+    count = a[0] + b[0]
+    apart = b[1] - a[1]
+    return count, a[1] + apart * b[0] / count, a[2] + b[2] + apart**2 * a[0] * b[0] / count

@@ -1,0 +1,104 @@
+"""Loss and metrics against plain numpy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcnn.errors import UsageError
+from jaxcnn.tasks import Classification
+
+
+def batch_of(labels, mask=None):
+    labels = jnp.asarray(labels, jnp.int32)
+    return {"label": labels, "mask": jnp.ones(len(labels), bool) if mask is None else jnp.asarray(mask)}
+
+
+def cross_entropy(logits, labels, smoothing=0.0):
+    """Return each example's loss in float64: -sum of target * log softmax."""
+    logits = np.asarray(logits, np.float64)
+    log_p = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    log_p -= logits.max(-1, keepdims=True)
+    classes = logits.shape[-1]
+    target = np.full(logits.shape, smoothing / classes)
+    target[np.arange(len(labels)), labels] += 1 - smoothing
+    return -(target * log_p).sum(-1)
+
+
+def right_at(logits, labels, k):
+    """Count in plain Python: right where fewer than k other classes score at least as high, NaN counting as high."""
+    count = 0
+    for row, label in zip(np.asarray(logits).tolist(), labels, strict=True):
+        rivals = sum(not score < row[label] for number, score in enumerate(row) if number != label)
+        count += rivals < k
+    return count
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 10**6), st.sampled_from([1, 6]), st.sampled_from([2, 7]), st.sampled_from([0.0, 0.1, 0.9])
+)  # few shapes: each compiles
+def test_loss_and_sums(seed, n, classes, smoothing):
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.normal(scale=3, size=(n, classes))).astype(np.float32)  # rounded: ties are common
+    labels, mask = rng.integers(0, classes, n), rng.random(n) < 0.7
+    batch, kept = batch_of(labels, mask), np.flatnonzero(mask)
+    loss, sums = Classification(smoothing).loss(jnp.asarray(logits), batch)
+    smoothed = cross_entropy(logits, labels, smoothing)[kept]
+    np.testing.assert_allclose(sums["loss"], smoothed.sum(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(loss, smoothed.mean() if len(kept) else 0.0, rtol=1e-5, atol=1e-5)
+    plain = Classification(smoothing).sums(jnp.asarray(logits), batch)
+    np.testing.assert_allclose(plain["loss"], cross_entropy(logits, labels)[kept].sum(), rtol=1e-5, atol=1e-5)
+    for found in (sums, plain):
+        assert found["count"] == len(kept)
+        assert found["correct"] == right_at(logits[kept], labels[kept], 1)
+        assert found["correct_top5"] == right_at(logits[kept], labels[kept], 5)
+
+
+def test_ties_and_nan_are_mistakes():
+    nan = np.nan
+    logits = jnp.array([[1.0, 1, 0], [2, 1, 0], [0, 0, 0], [nan, nan, nan], [5, nan, 0], [nan, 1, 0]], jnp.float32)
+    sums = Classification().sums(logits, batch_of([0, 0, 1, 2, 0, 0]))
+    assert sums["correct"] == 1  # the second alone
+    assert sums["count"] == 6
+    nothing = Classification().sums(jnp.full((4, 10), nan), batch_of([0, 1, 2, 3]))
+    assert nothing["correct"] == nothing["correct_top5"] == 0
+
+
+def test_top5_is_the_fifth_place_and_not_the_sixth():
+    logits = -jnp.arange(7, dtype=jnp.float32)[None].repeat(7, 0)
+    sums = Classification().sums(logits, batch_of(range(7)))
+    assert (sums["correct"], sums["correct_top5"]) == (1, 5)
+
+
+def test_a_masked_example_counts_nowhere_whatever_it_holds():
+    task = Classification(0.1)
+    logits = jnp.array([[2.0, 1, 0], [0, 1, 0]], jnp.float32)
+    padded = jnp.concatenate([logits, jnp.full((2, 3), jnp.nan)])
+    batch = batch_of([0, 1, 0, 2], [True, True, False, False])
+    loss, sums = task.loss(padded, batch)
+    expected_loss, expected = task.loss(logits, batch_of([0, 1]))
+    np.testing.assert_array_equal(loss, expected_loss)
+    jax.tree.map(np.testing.assert_array_equal, sums, expected)
+    nowhere, sums = task.loss(padded, batch_of([0, 1, 0, 2], [False] * 4))
+    assert nowhere == 0
+    assert sums["count"] == 0
+    gradient = jax.grad(lambda x: task.loss(x, batch)[0])(padded.at[2:].set(1e4))
+    assert np.all(gradient[2:] == 0)
+    assert np.all(gradient[:2] != 0)
+
+
+def test_metrics():
+    sums = {"loss": 6.0, "correct": 1, "correct_top5": 2, "count": 4}
+    assert Classification().metrics(sums, 5) == {"loss": 1.5, "accuracy": 0.25}
+    assert Classification().metrics(sums, 6) == {"loss": 1.5, "accuracy": 0.25, "top5_error": 0.5}
+    with pytest.raises(ValueError, match="no example"):
+        Classification().metrics(sums | {"count": 0}, 6)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_label_smoothing_range(value):
+    with pytest.raises(UsageError, match=r"label_smoothing is .*: expected a value in \[0, 1\)"):
+        Classification(label_smoothing=value)

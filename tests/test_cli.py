@@ -1,0 +1,360 @@
+"""The command line as a user meets it: what is accepted, and one clear line for what is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxcnn
+from jaxcnn import arguments, cli, runs
+from jaxcnn.experiment import Experiment, load_experiment, to_dict
+from jaxcnn.models import MODELS
+from jaxcnn.typed import leaves
+
+ROOT = Path(__file__).parents[1]
+DIGITS = "experiments/lenet_digits.py"
+COMMAND = [sys.executable, "-c", "from jaxcnn.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Run a command that is to be refused and return the line on stderr."""
+
+    def refused(*words):
+        assert cli._main([*words, "--runs-dir", str(tmp_path / "runs")] if words[0] == "train" else list(words)) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1 and err.startswith("jaxcnn: error: "), err
+        assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").glob("*/*")), "a run folder was left"
+        return err.removeprefix("jaxcnn: error: ").rstrip()
+
+    return refused
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return the experiment and the options that a command would run."""
+
+    def asked(*words):
+        seen = {}
+
+        def run(experiment, folder, **options):
+            seen.update(experiment=experiment, folder=folder, **options)
+
+        monkeypatch.setattr(runs, "run", run)
+        monkeypatch.setattr(cli, "_show_result", lambda run: None)
+        assert cli._main(["train", *words]) == 0
+        return seen
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("trian", "unknown command 'trian': did you mean 'train'?"),
+        ("--frobnicate", "unknown command '--frobnicate': valid choices are evaluate, models, summary, train"),
+        ("train", "which experiment? expected jaxcnn train experiments/NAME.py, or --resume RUN"),
+        ("train --quiet", "which experiment?"),
+        ("train ''", "which experiment?"),
+        ("train experiments/lenet_digts.py", "unknown experiment file 'experiments/lenet_digts.py': did you mean "),
+        ("train experiments", "experiments is a folder: expected a Python file"),
+        ("train README.md", "README.md is not a Python file"),
+        ("train --resume", "--resume needs a value"),
+        ("train --resume /nowhere", "no run in /nowhere"),
+        ("evaluate", "RUN is missing: see jaxcnn evaluate --help"),
+        ("evaluate /nowhere", "no run in /nowhere: it has no experiment.json"),
+        ("evaluate a b", "unexpected argument 'b': see jaxcnn evaluate --help"),
+        ("evaluate --chekpoint best", "unknown option --chekpoint: did you mean --checkpoint?"),
+        ("evaluate a --split tset", "unknown --split 'tset': did you mean 'test'?"),
+        ("evaluate a --split", "--split needs a value: expected test or val or train"),
+        ("models foo", "unexpected argument 'foo': see jaxcnn models --help"),
+        ("models --foo", "unknown option --foo"),
+        ("models --json=yes", "--json takes no value: write --json or --no-json"),
+        ("summary", "NAME is missing: see jaxcnn summary --help"),
+        ("summary resnt50", "unknown model 'resnt50': did you mean 'resnet50'?"),
+        ("summary resnet50 --input 0", "--input is 0: expected a size in pixels, such as 224"),
+        ("summary resnet50 --input x", "--input is 'x': expected a whole number or None"),
+        ("summary resnet50 --num-classes 0", "num_classes=0: expected an integer of at least 1"),
+        ("summary lenet5 --input 5", "LeNet-5 got images of shape (1, 5, 5, 1); expected"),
+    ],
+)
+def test_commands_that_cannot_be(refused, words, message):
+    assert refused(*(word.strip("'") for word in words.split())).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("foo", "unexpected argument 'foo'"),
+        ("--quiet true", "unexpected argument 'true'"),
+        ("-x", "unexpected argument '-x'"),
+        ("--quiet=true", "--quiet takes no value: write --quiet or --no-quiet"),
+        ("--data.no-flip=1", "--data.no-flip takes no value: write --data.flip or --data.no-flip"),
+        ("--optim.lerning-rate 0.1", "unknown option --optim.lerning-rate: did you mean --optim.learning-rate?"),
+        ("--optim.lerning_rate=0.1", "unknown option --optim.lerning_rate: did you mean --optim.learning-rate?"),
+        ("--data.no-flp", "unknown option --data.no-flp: did you mean --data.no-flip?"),
+        ("--no-seed 3", "unknown option --no-seed: did you mean --seed?"),
+        ("--no-data.flip", "unknown option --no-data.flip: did you mean --data.flip?"),
+        ("--se 3", "unknown option --se: did you mean --seed?"),
+        ("-- --seed 3", "unknown option --: "),
+        ("--seed", "--seed needs a value: expected a whole number"),
+        ("--seed --quiet", "--seed needs a value: expected a whole number"),
+        ("--seed x", "--seed is 'x': expected a whole number"),
+        ("--seed 1.5", "--seed is '1.5': expected a whole number"),
+        ("--seed -1", "seed is -1: expected 0 to 4294967295"),
+        ("--seed=99999999999999999999", "seed is 99999999999999999999: expected 0 to"),
+        ("--train.steps abc", "--train.steps is 'abc': expected a whole number or None"),
+        ("--train.steps 1e3", "--train.steps is '1e3': expected a whole number or None"),
+        ("--train.steps 3 --train.steps x", "--train.steps is 'x': expected a whole number or None"),
+        ("--train.steps 0", "train.steps is 0: expected a number above 0"),
+        ("--train.steps 99999999999999", "training for 1e+14 steps: expected fewer than 2**31"),
+        ("--train.epochs abc", "--train.epochs is 'abc': expected a finite number or None"),
+        ("--train.epochs -3", "train.epochs is -3.0: expected a number above 0"),
+        ("--train.epochs nan", "train.epochs is nan: expected a finite number or None"),
+        ("--train.epochs inf", "train.epochs is inf: expected a finite number or None"),
+        ("--train.epochs 1e308", "training for inf steps: expected fewer than 2**31"),
+        ("--train.epochs None", "train.steps and train.epochs are both None: give one of them"),
+        ("--train.batch-size 100000", "a batch of 100000 does not fit the 1437 training examples"),
+        ("--train.batch-size 62", "batch size 62 does not divide over 8 devices: the nearest that does is 64"),
+        ("--train.devices 9", "train.devices is 9: expected 1 to 8, the devices found"),
+        ("--train.accumulation-steps 7", "train.accumulation_steps is 7"),
+        ("--train.parallel pmp", "unknown --train.parallel 'pmp': did you mean 'pmap'?"),
+        ("--train.label-smoothing 1.5", "train.label_smoothing is 1.5: expected a value in [0, 1)"),
+        ("--optim.learning-rate 0,1", "--optim.learning-rate is '0,1': expected a finite number"),
+        ("--optim.learning-rate 0", "optim.learning_rate is 0.0: expected a finite number above 0"),
+        ("--optim.name sdg", "unknown --optim.name 'sdg': did you mean 'sgd'?"),
+        ("--optim.eps 1e-3", "optim.eps is 0.001, but 'momentum' does not read it"),
+        ("--optim.eps-in-sqrt maybe", "--optim.eps-in-sqrt is 'maybe': expected True or False or None"),
+        ("--optim.decay bias", "optim.decay pattern 'bias' matches no parameter; nearest: 'fc2/bias'"),
+        ("--schedule.boundaries 3 x", "--schedule.boundaries is '3 x': expected a list of whole numbers"),
+        ("--schedule.name step --schedule.boundaries 10 999999", "schedule.boundaries is (10, 999999): expected steps"),
+        ("--schedule.warmup-steps 99999999", "schedule.warmup_steps is 99999999: expected fewer than the 899 in all"),
+        ("--model.name resnt20", "unknown model 'resnt20': did you mean 'resnet20'?"),
+        ("--model.num-classes 3", "model.num_classes is 3: the data set has 10 classes"),
+        ("--model.dtype bf16", "unknown --model.dtype 'bf16': did you mean 'bfloat16'?"),
+        ("--model.options", "--model.options takes pairs KEY VALUE: found nothing"),
+        ("--model.options shortcut", "--model.options takes pairs KEY VALUE: found shortcut"),
+        ("--model.options shortcut B", "unknown option of lenet5 'shortcut': valid choices are "),
+        ("--model.name resnet20 --model.options shortcut D", "unknown shortcut of resnet20 'D': valid choices are A"),
+        ("--data.source dgits", "unknown --data.source 'dgits': did you mean 'digits'?"),
+        ("--data.source npz", "data.source npz needs data.path, the file to read"),
+        ("--data.source npz --data.path /nowhere.npz", "data.path /nowhere.npz: no such file"),
+        ("--data.name mnist", "data.name is 'mnist', which data.source digits does not read"),
+        ("--data.train-split trian", "unknown split 'trian': did you mean 'train'?"),
+        (
+            "--data.train-split train[:9%] --data.test-split train[8%:]",
+            "data.test_split 'train[8%:]' shares 14 examples",
+        ),
+        ("--data.image-size 10", "LeNet-5 got images of shape (1, 10, 10, 1); expected"),
+        ("--data.image-size 100000", "1797 images of 100000x100000x1 are 16736 GiB"),
+        ("--data.mean abc", "--data.mean is 'abc': expected a list of finite numbers or None"),
+        ("--data.mean 0.1 0.2 0.3", "data.mean has 3 numbers, the images have 1 channels"),
+        ("--data.std 0", "data.std is [0.0]"),
+        ("--name ..", "name is '..': expected letters"),
+    ],
+)
+def test_options_that_cannot_be(refused, words, message):
+    assert refused("train", DIGITS, *words.split()).startswith(message)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/none")):
+        assert cli._main(["train", DIGITS, "--runs-dir", str(folder)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"jaxcnn: error: run folder {folder}/lenet_digits/") and "cannot be written" in err
+
+
+def test_what_is_strange_but_right(asked, tmp_path):
+    expected = load_experiment(DIGITS)
+    assert asked(DIGITS)["experiment"] == expected
+    found = asked(DIGITS, "--optim.learning-rate", "1e-3", "--seed", "3", "--train.epochs", "1")["experiment"]
+    assert (found.optim.learning_rate, found.seed, found.train.epochs) == (0.001, 3, 1.0)
+    for words in (
+        ["--optim.learning-rate=1e-3", "--seed=3", "--train.epochs=1", DIGITS],
+        ["--seed", "3", DIGITS, "--optim.learning_rate", "0.001", "--train.epochs", "1.0"],
+        [DIGITS, "--seed", "2", "--seed", "3", "--optim.learning-rate", ".001", "--train.epochs", "1"],
+    ):
+        assert asked(*words)["experiment"] == found
+    found = asked(DIGITS, "--paper", "two words", "--data.path=a b/c", "--train.steps", "7", "--train.epochs", "None")
+    assert (found["experiment"].paper, found["experiment"].data.path) == ("two words", Path("a b/c"))
+    assert (found["experiment"].train.steps, found["experiment"].train.epochs) == (7, None)
+    found = asked(DIGITS, "--schedule.boundaries", "--optim.decay", "*", "*bias", "--data.mean", ".5")["experiment"]
+    assert (found.schedule.boundaries, found.optim.decay, found.data.mean) == ((), ("*", "*bias"), (0.5,))
+    seen = asked("--runs-dir", str(tmp_path), "--quiet", DIGITS)
+    assert seen["folder"] == tmp_path and seen["progress"] is False
+    assert seen["command"] == f"jaxcnn train --runs-dir {tmp_path} --quiet {DIGITS}"
+
+
+def test_model_options_are_added_to_the_files(asked):
+    resnet50 = "experiments/resnet50_imagenet.py"
+    assert asked(resnet50)["experiment"].model.options == {"zero_gamma": True}
+    words = ["--model.options", "shortcut", "C", "--seed", "1", "--model.options", "zero_gamma", "False"]
+    found = asked(resnet50, *words)["experiment"]
+    assert found.model.options == {"zero_gamma": False, "shortcut": "C"} and found.seed == 1
+
+
+def flat(text):
+    """Printed help as one line, without its boxes."""
+    return " ".join("".join(" " if char in "│╭╰╮╯─" else char for char in text).split())
+
+
+def test_help_explains_every_field_and_shows_the_files_values(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        cli._main(["train", DIGITS, "--help"])
+    out = flat(capsys.readouterr().out)
+    assert stop.value.code == 0
+    kinds = [
+        Experiment,
+        *(hint for hint in arguments.hints(Experiment).values() if hasattr(hint, "__dataclass_fields__")),
+    ]
+    explained = {name: text for kind in [*kinds, cli._RunOptions] for name, text in arguments.docs(kind).items()}
+    for name in [*leaves(Experiment), *leaves(cli._RunOptions)]:
+        text = explained[name.split(".")[-1]]
+        assert len(text) > 10 and f"--{name.replace('_', '-')}" in out
+    for kind in [*kinds, cli._RunOptions]:
+        documented = arguments.docs(kind)
+        assert documented.keys() == arguments.hints(kind).keys(), f"{kind.__name__} has fields without a docstring"
+        for name, text in documented.items():
+            assert text in out or name in arguments.hints(Experiment), f"--help lacks what {name} is"
+    for shown in (
+        "(default: lenet_digits)",
+        "(default: 40.0)",
+        "(default: 0.05)",
+        "(default: 28)",
+        "(default: digits)",
+    ):
+        assert shown in out
+
+
+def test_help_without_a_file(capsys):
+    for words in (["--help"], ["train", "--help"], ["evaluate", "-h"], ["models", "--help"], ["summary", "--help"]):
+        try:
+            code = cli._main(words)
+        except SystemExit as stop:
+            code = stop.code
+        out, err = capsys.readouterr()
+        assert not code and out.startswith("usage: jaxcnn") and not err
+    assert cli._main([]) == 2
+    assert cli._main(["--version"]) == 0
+    assert capsys.readouterr().out.endswith("0.1.0\n")
+
+
+def test_models_and_summary(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")  # narrower than the table: no number may be cut
+    assert cli._main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == list(MODELS)
+    assert "resnet50      2015  1512.03385         224x224x3  25,557,032   4,089.2 M" in lines
+    assert all(line == line.rstrip() and len(line) < 80 for line in lines)
+    assert cli._main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(MODELS) and rows[0]["params"] == 61_706
+    assert cli._main(["summary", "lenet5", "--num-classes", "7", "--layers"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("lenet5, one image of 28x28x1, float32\n") and out.splitlines()[-1].startswith("total")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A finished run of two steps, and its data."""
+    folder = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 32), ("test", 9)):
+        arrays |= {f"{split}_images": rng.integers(0, 256, (count, 28, 28, 1)).astype(np.uint8)}
+        arrays |= {f"{split}_labels": np.arange(count) % 3}
+    np.savez(folder / "data.npz", **arrays)
+    experiment = load_experiment(ROOT / DIGITS)
+    config = jaxcnn.DataConfig(source="npz", path=folder / "data.npz")
+    train = jaxcnn.TrainConfig(batch_size=8, steps=2)
+    experiment = jaxcnn.Experiment(
+        name="tiny", model=experiment.model, data=config, optim=experiment.optim, train=train, seed=0
+    )
+    return runs.run(experiment, folder / "runs", progress=False)
+
+
+def test_evaluate_and_resume(tiny, refused, capsys, tmp_path):
+    folder = str(tiny.path)
+    assert cli._main(["evaluate", folder]) == 0
+    assert f"test accuracy  {100 * tiny.result['metrics']['test/accuracy']:.2f} %" in capsys.readouterr().out
+    assert cli._main(["evaluate", "--split", "train", folder, "--checkpoint=best"]) == 0
+    assert "train accuracy" in capsys.readouterr().out
+    assert refused("evaluate", folder, "--split", "val") == "unknown split 'val': valid choices are test, train"
+    assert refused("evaluate", str(tiny.path.parent)).startswith("unknown run folder")
+    assert f"did you mean '{folder}'" in refused("evaluate", str(tiny.path.parent))
+    # Settings that do not matter may differ, and a finished run is shown again.
+    assert cli._main(["train", "--resume", folder, "--checkpoint.keep", "5", "--data.path", "/elsewhere"]) == 0
+    assert tiny.result["params_sha256"][:16] in capsys.readouterr().out
+    assert refused("train", "--resume", folder, "--seed", "3") == f"cannot resume {folder}: seed is 3, the run has 0"
+    assert "cannot resume" in refused("train", DIGITS, "--resume", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": {"batchsize": 8}}, "unknown field 'train.batchsize': did you mean 'train.batch_size'?"),
+        ({"train": {"batch_size": "8"}}, "train.batch_size is '8': expected a whole number"),
+        ({"train": 3}, "train is 3: expected the fields of TrainConfig"),
+        ({"sede": 3}, "unknown field 'sede': did you mean 'seed'?"),
+        (None, "is not valid JSON"),
+    ],
+)
+def test_a_run_edited_by_hand(tiny, refused, tmp_path, change, message):
+    path = tmp_path / "edited/experiment.json"
+    path.parent.mkdir()
+    values = to_dict(tiny.experiment)
+    path.write_text("{" if change is None else json.dumps(values | change))
+    line = refused("evaluate", str(path.parent))
+    assert line.startswith(str(path)) and message in line
+
+
+def run_cli(*words, **environment):
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))} | environment
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=env, cwd=ROOT, timeout=120)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, "batch size 64 does not divide over 3 devices"),
+        ({"JAX_PLATFORMS": "nonsense"}, "JAX finds no device (Unable to initialize backend 'nonsense'"),
+        ({"JAX_COORDINATOR_ADDRESS": "localhost:1"}, "--distributed: JAX_NUM_PROCESSES is '': expected a whole number"),
+        ({"JAX_NUM_PROCESSES": "2"}, "--distributed: JAX_COORDINATOR_ADDRESS is not set: expected HOST:PORT"),
+        ({}, "--distributed found no cluster: set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID ("),
+    ],
+)
+def test_machines_that_do_not_fit(tmp_path, environment, message):
+    words = [] if environment.keys() & {"XLA_FLAGS", "JAX_PLATFORMS"} else ["--distributed"]
+    done = run_cli("train", DIGITS, "--runs-dir", str(tmp_path / "runs"), *words, **environment)
+    assert done.returncode == 2 and done.stderr.startswith(f"jaxcnn: error: {message}"), done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+@pytest.mark.e2e
+def test_nothing_is_imported_needlessly():
+    code = """
+import contextlib, io, sys
+from jaxcnn import cli
+heavy = {"pandas", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "grain", "tensorboardX", "PIL", "scipy"}
+for words in (["--help"], ["models"], ["summary", "lenet5"], ["train", "%s", "--data.image-size", "0"]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        cli._main(words)
+    if words == ["--help"]:
+        assert "jax" not in sys.modules and "numpy" not in sys.modules
+    assert not heavy & set(sys.modules), (words, heavy & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code % DIGITS], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
