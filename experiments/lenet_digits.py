@@ -1,5 +1,9 @@
 """LeNet-5 on the 1,797 handwritten digits that scikit-learn carries: the first thing to run; no download.
 
+Paper: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition", Proc. IEEE
+86(11), for the architecture; it is on other digits, so there is no published number.
+Recipe: our own: momentum with a cosine, 40 epochs of batches of 64, digits enlarged from 8x8 to 28x28 and moved by up
+to 2 pixels; a fixed random fifth is the test split.
 Command: jaxcnn train experiments/lenet_digits.py
 """
 

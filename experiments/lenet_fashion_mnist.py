@@ -1,6 +1,8 @@
-"""LeNet-5 on Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, 1708.07747), by the recipe of `lenet_mnist`.
+"""LeNet-5 on Fashion-MNIST.
 
-The paper's benchmark lists no LeNet; its best classical method, an SVM, has 89.7 % test accuracy (table 3).
+Paper: Xiao, Rasul and Vollgraf 2017, 1708.07747. Its benchmark lists no LeNet; its best classical method, an SVM, has
+89.7 % test accuracy (table 3).
+Recipe: that of `lenet_mnist`, and half of the images mirrored: clothes, unlike digits, stay what they are.
 Command: jaxcnn train experiments/lenet_fashion_mnist.py
 Not measured by us: the data set cannot be downloaded where our results are made.
 """

@@ -1,6 +1,7 @@
 """The plain 20-layer network on CIFAR-10: ResNet-20 without its shortcuts, by the same recipe.
 
 Paper: He et al. 2015, 1512.03385, section 4.2; figure 6 (left) shows the curves, the text gives no number.
+Recipe: that of `resnet20_cifar10`.
 Command: jaxcnn train experiments/plain20_cifar10.py
 """
 

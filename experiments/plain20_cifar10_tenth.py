@@ -1,6 +1,7 @@
 """plain20_cifar10 in a tenth of the steps: what two CPU cores do in about 45 minutes.
 
-Boundaries and length are the paper's divided by ten; all else is as in `plain20_cifar10`.
+Paper: He et al. 2015, 1512.03385, which has no such short training.
+Recipe: boundaries and length are the paper's divided by ten; all else is as in `plain20_cifar10`.
 Command: jaxcnn train experiments/plain20_cifar10_tenth.py
 """
 

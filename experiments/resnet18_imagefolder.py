@@ -1,5 +1,8 @@
 """ResNet-18 on your own folder of images: FOLDER/train/CLASS/*.jpg and FOLDER/test/CLASS/*.jpg.
 
+Paper: He et al. 2015, 1512.03385, for the architecture.
+Recipe: our own, to start from: Nesterov's momentum with a cosine after 100 steps of warm-up, 30 epochs of batches of
+64, images of 224x224 moved by up to 16 pixels and mirrored, label smoothing 0.1.
 With only FOLDER/CLASS/*.jpg, say which part is which: --data.train-split 'train[:80%]' --data.test-split 'train[80%:]'.
 Command: jaxcnn train experiments/resnet18_imagefolder.py --data.path FOLDER
 """

@@ -217,6 +217,7 @@ def load_experiment(path: str | Path) -> Experiment:
     if path.suffix != ".py" or spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file: expected experiments/NAME.py with an EXPERIMENT")
     module = importlib.util.module_from_spec(spec)
+    before = set(sys.modules)
     sys.path.insert(0, str(path.parent))  # an experiment may build on its neighbour
     try:
         spec.loader.exec_module(module)
@@ -228,6 +229,9 @@ def load_experiment(path: str | Path) -> Experiment:
         raise UsageError(f"{where} cannot be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
+        for other in set(sys.modules) - before:  # another folder's neighbour may have the same name
+            if Path(getattr(sys.modules[other], "__file__", None) or "/").parent == path.parent.resolve():
+                del sys.modules[other]
     found = getattr(module, "EXPERIMENT", None)
     if not isinstance(found, Experiment):
         kind = "no EXPERIMENT" if found is None else f"an EXPERIMENT of type {type(found).__name__}"

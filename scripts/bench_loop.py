@@ -1,8 +1,9 @@
 """What the training loop costs, as ratios in one run: python scripts/bench_loop.py [--models lenet5 resnet20]
 
 Prints JSON with, for each model, images per second of the bare jitted step (its batch already on the device) and of
-whole runs (batches made, logged, saved; evaluation timed apart), interleaved, medians over the repeats; the time from starting
-`jaxcnn train` to the first step with a cold and a warm compilation cache; and the time of `init` of ResNet-50.
+whole runs (batches made, logged, saved; evaluation timed apart), interleaved, medians over the repeats; the time
+from starting `jaxcnn train` to the first step with a cold and a warm compilation cache; and the time of `init` of
+ResNet-50.
 """
 
 import json
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -47,7 +47,7 @@ def experiment(model: str, folder: Path, steps: int) -> jaxcnn.Experiment:
     path = folder / f"{model}.npz"
     if not path.exists():
         rng = np.random.default_rng(0)
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for split, count in (("train", 20_000), ("test", 500)):
             arrays[f"{split}_images"] = rng.integers(0, 256, (count, *_SHAPES[model]), np.uint8)
             arrays[f"{split}_labels"] = rng.integers(0, 10, count)

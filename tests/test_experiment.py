@@ -247,6 +247,14 @@ def test_a_file_and_its_neighbour(write):
     assert str(write("").parent) not in sys.path
 
 
+def test_neighbours_are_read_anew(write, tmp_path):
+    path = write("from other import EXPERIMENT")
+    for seed in (1, 22):  # of differing lengths: Python's own cache goes by size and time
+        write(f"from dataclasses import replace\n{GOOD}EXPERIMENT = replace(EXPERIMENT, seed={seed})", "other.py")
+        assert load_experiment(path).seed == seed
+    assert "other" not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

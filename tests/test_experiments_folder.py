@@ -80,8 +80,9 @@ def test_the_parts_fit_together(path):
 @every_file
 def test_the_docstring_tells_what_it_is(path):
     experiment, words = load_experiment(path), ast.get_docstring(ast.parse(path.read_text()))
-    assert words and words.splitlines()[0].endswith((".", ":", "download."))
-    assert f"Command: jaxcnn train experiments/{path.name}" in words
+    assert words.splitlines()[0].endswith(".")
+    for start in ("Paper: ", "Recipe: ", f"Command: jaxcnn train experiments/{path.name}"):
+        assert any(line.startswith(start) for line in words.splitlines()), f"no {start}"
     if experiment.data.source == "tfds":
         assert experiment.paper, "a data set of the field without a paper"
 

@@ -1,6 +1,7 @@
 """Data sets from TFDS, scikit-learn's digits, .npz files and folders of images, all as uint8 arrays."""
 
 import gzip
+import hashlib
 import importlib.util
 import itertools
 import zipfile
@@ -180,7 +181,10 @@ def _open_npz(config: DataConfig) -> Source:
 
 
 def _open_folder(config: DataConfig) -> Source:
-    """Open SPLIT/CLASS/FILE, or CLASS/FILE as one split `train`; classes are in sorted order."""
+    """Open SPLIT/CLASS/FILE, or CLASS/FILE as one split `train`; classes are in sorted order, files in a mixed one.
+
+    So a slice has images of all classes, about as many as the whole; and a file's place among the others is fixed.
+    """
     root = _existing(config.path, "folder", "folder")
     folders = _subfolders(root)
     splits = {folder.name: folder for folder in folders if _subfolders(folder)}
@@ -193,11 +197,13 @@ def _open_folder(config: DataConfig) -> Source:
         split: [
             (file, label)
             for label, name in enumerate(names)
-            for file in sorted((folder / name).glob("*"))
+            for file in (folder / name).glob("*")
             if file.is_file() and not file.name.startswith(".")
         ]
         for split, folder in splits.items()
     }
+    for listed in files.values():
+        listed.sort(key=_order)
     for split, listed in files.items():
         if not listed:
             raise UsageError(f"{splits[split]} holds class folders and no files in them")
@@ -206,6 +212,11 @@ def _open_folder(config: DataConfig) -> Source:
         class_names=tuple(names),
         read=lambda split, poll: _read_files(files[split], config, poll),
     )
+
+
+def _order(item: tuple[Path, int]) -> bytes:
+    file, _ = item
+    return hashlib.sha256(f"{file.parent.name}/{file.name}".encode(errors="surrogateescape")).digest()
 
 
 def _read_files(files: list[tuple[Path, int]], config: DataConfig, poll: Poll) -> Split:

@@ -6,10 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxcnn
 from jaxcnn.layers import Dense
 from jaxcnn.models.base import Model
+
+pytestmark = pytest.mark.smoke
 
 KEY = jax.random.key(7)
 IMAGES = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
