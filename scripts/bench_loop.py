@@ -22,8 +22,8 @@ import numpy as np
 import tyro
 
 import jaxcnn
-from jaxcnn.environment import environment
-from jaxcnn.session import Session
+from jaxcnn.runs.environment import environment
+from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.train.step import make_train_step
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.blueprint import Blueprint
 from jaxcnn.experiment import load_experiment, to_dict
 from jaxcnn.models import MODELS
+from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.train.parallel import make_parallel
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ from toys import SHAPE, Toy, assert_close, assert_same_bits, batch, host, start
 from jaxcnn import CheckpointConfig, DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import UsageError
 from jaxcnn.models import MODELS
-from jaxcnn.session import Session
+from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.tasks import Classification
 from jaxcnn.train.log import read_metrics

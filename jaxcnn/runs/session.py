@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.blueprint import Blueprint
+from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.data import Dataset, Split, load, normalisation
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch

@@ -11,7 +11,7 @@ import pytest
 from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import UsageError
 from jaxcnn.models import MODELS, resnet
-from jaxcnn.session import Session
+from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag, Stopped
 
 EXPERIMENT = Experiment(

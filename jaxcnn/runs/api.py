@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn import experiment as experiments
-from jaxcnn.blueprint import Blueprint
+from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.data import Split
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.dataset import check_split
 from jaxcnn.data.resident import eval_batches
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
-from jaxcnn.folder import best_step, locked, read_json, write_experiment, write_identity
+from jaxcnn.runs.folder import best_step, locked, read_json, write_experiment, write_identity
 from jaxcnn.models import Model
-from jaxcnn.recorder import Recorder
-from jaxcnn.session import Session
+from jaxcnn.runs.recorder import Recorder
+from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxcnn.train.log import Log, read_metrics

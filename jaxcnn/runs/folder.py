@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import Split
-from jaxcnn.environment import environment
+from jaxcnn.runs.environment import environment
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment, to_dict
 from jaxcnn.files import write_atomically
-from jaxcnn.session import Session
+from jaxcnn.runs.session import Session
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.log import read_metrics
 

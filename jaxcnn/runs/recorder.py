@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxcnn.data import Split
 from jaxcnn.errors import UsageError
-from jaxcnn.folder import best_step, write_json
-from jaxcnn.session import Session
+from jaxcnn.runs.folder import best_step, write_json
+from jaxcnn.runs.session import Session
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.log import Log, read_metrics
 from jaxcnn.train.loop import Effects, NonFinite, Position
