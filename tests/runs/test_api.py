@@ -22,11 +22,11 @@ from jaxcnn import (
     ScheduleConfig,
     TrainConfig,
     cli,
-    folder,
     runs,
 )
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.models import MODELS
+from jaxcnn.runs import api, folder
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.log import read_metrics
 from jaxcnn.train.state import params_sha256
@@ -153,7 +153,7 @@ def test_the_same_experiment_gives_the_same_bits(finished, lenet, tmp_path):
 
 
 def test_a_finished_run_is_returned_without_its_data(finished, lenet, monkeypatch):
-    monkeypatch.setattr(runs, "Session", None)
+    monkeypatch.setattr(api, "Session", None)
     again = jaxcnn.run(lenet, finished.path.parents[1], progress=False)
     assert again.result == finished.result
     assert runs.resume(finished.path).result == finished.result
@@ -162,7 +162,7 @@ def test_a_finished_run_is_returned_without_its_data(finished, lenet, monkeypatc
 @pytest.mark.parametrize("name", ["finished", "stateful"])
 def test_a_run_read_back_predicts_what_it_recorded_without_its_data(name, data, request, monkeypatch):
     run = jaxcnn.load_run(str(request.getfixturevalue(name).path))
-    monkeypatch.setattr(runs, "Session", None)
+    monkeypatch.setattr(api, "Session", None)
     recorded = np.load(run.path / "predictions.npz")
     images = np.load(data)["test_images"]
     if name == "stateful":

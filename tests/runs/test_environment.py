@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import jaxcnn
-from jaxcnn import environment as module
+from jaxcnn.runs import environment as module
 
 
 @pytest.fixture
