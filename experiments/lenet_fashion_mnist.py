@@ -4,7 +4,7 @@ Paper: Xiao, Rasul and Vollgraf 2017, 1708.07747. Its benchmark lists no LeNet; 
 89.7 % test accuracy (table 3).
 Recipe: that of `lenet_mnist`, and half of the images mirrored: clothes, unlike digits, stay what they are.
 Command: jaxcnn train experiments/lenet_fashion_mnist.py
-Not measured by us: the data set cannot be downloaded where our results are made.
+Not measured by us yet.
 """
 
 from dataclasses import replace

@@ -4,7 +4,8 @@ Paper: He, Zhang, Ren and Sun 2015, "Deep residual learning for image recognitio
 test error 8.75 % (table 6).
 Recipe: batch 128, momentum 0.9, weight decay 1e-4 on all parameters, learning rate 0.1 divided by 10 at 32k and 48k
 of 64k steps; the per-pixel mean subtracted, 4 pixels of padding, random crops and flips; 45k images to train on and
-5k to validate by. (Deviation: pixels are also divided by their standard deviation.)
+5k to validate by. (Deviations: the padding is black and is put on before the mean is subtracted, which the crop
+therefore moves by up to 4 pixels; pixels are also divided by the standard deviation of their channel.)
 Command: jaxcnn train experiments/resnet20_cifar10.py
 """
 

@@ -2,7 +2,9 @@
 
 Paper: He et al. 2015, 1512.03385. torchvision's weights, V1, have 23.87 % top-1 error on single crops.
 Recipe: Goyal et al. 2017, 1706.02677: batch 256 at rate 0.1, momentum 0.9, weight decay 1e-4, five epochs of warm-up,
-the rate divided by 10 at epochs 30, 60 and 80, and the last BatchNorm of each block starting at zero.
+the rate divided by 10 at epochs 30, 60 and 80, and the last BatchNorm of each block starting at zero. (Deviations:
+images are scaled by the short side to 224 and cropped at the centre, both to train and to test, in place of random
+resized crops and of 256 to 224.)
 Command: jaxcnn train experiments/resnet50_imagenet.py
   --train.label-smoothing 0.1 is the usual option.
 Not measured by us yet: it needs ImageNet and an accelerator, and it needs the streaming path for images of

@@ -59,8 +59,18 @@ def _main(arguments: list[str]) -> int:
     except BrokenPipeError:  # `jaxcnn models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        return _say(f"error: out of memory: {_SMALLER}", 1)
     except OSError as error:
         return _say(f"error: {error.strerror or error}: {error.filename or 'while writing'}", 1)
+    except RuntimeError as error:
+        # JAX's own type for it can only be named by importing JAX.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _say(f"error: out of device memory: {_SMALLER}", 1)
+
+
+_SMALLER = "a smaller train.batch_size or data.image_size, or more train.accumulation_steps, needs less"
 
 
 def _say(text: str, code: int) -> int:
@@ -132,6 +142,8 @@ def _train(arguments: list[str]) -> None:
     parsed = parse(Arguments, "train [FILE]", description, arguments)
     options, model = parsed.options, replace(parsed.experiment.model, options=model_options)
     experiment = replace(parsed.experiment, model=model)
+    if value_of("--train.epochs", arguments) not in (None, "None") and value_of("--train.steps", arguments) is None:
+        experiment = replace(experiment, train=replace(experiment.train, steps=None))  # the file's steps give way
     _prepare_process(distributed=options.distributed)
     if options.resume is not None:
         run = runs.resume(options.resume, experiment, progress=not options.quiet, command=command)

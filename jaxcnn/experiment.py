@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import sys
 import traceback
@@ -75,7 +76,7 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept for resuming. The only part of an experiment that its result does not depend on."""
+    """What is kept for resuming; no result depends on it."""
 
     every: int | None = None
     """Steps between checkpoints, beside those at each evaluation; None: none."""
@@ -224,7 +225,11 @@ def load_experiment(path: str | Path) -> Experiment:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == os.path.abspath(path)
+        ]
         where = f"{path}, line {lines[-1]}," if lines else str(path)
         raise UsageError(f"{where} cannot be run: {type(error).__name__}: {error}") from error
     finally:

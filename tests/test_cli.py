@@ -175,6 +175,13 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
         assert err.startswith(f"jaxcnn: error: run folder {folder}/lenet_digits/") and "cannot be written" in err
 
 
+def test_epochs_asked_for_take_the_place_of_a_files_steps(asked):
+    train = asked("experiments/resnet20_cifar10.py", "--train.epochs", "5")["experiment"].train
+    assert (train.steps, train.epochs) == (None, 5.0)
+    train = asked("experiments/resnet20_cifar10.py", "--train.epochs", "5", "--train.steps", "7")["experiment"].train
+    assert train.steps == 7
+
+
 def test_what_is_strange_but_right(asked, tmp_path):
     expected = load_experiment(DIGITS)
     assert asked(DIGITS)["experiment"] == expected

@@ -29,6 +29,13 @@ class Dataset:
     val: Split | None
     test: Split
     class_names: tuple[str, ...]
+    note: str = ""
+    """What a reader of its scores must know, such as that a split is only a part."""
+
+    def splits(self) -> dict[str, Split]:
+        """Return the splits there are, by their purpose."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in found.items() if split is not None}
 
 
 def check_split(images: np.ndarray, labels: np.ndarray, what: str) -> Split:

@@ -29,6 +29,8 @@ class Source:
     class_names: tuple[str, ...]
     read: Callable[[str, Poll], Split]
     """Returns a whole split; polls while it is at work."""
+    note: str = ""
+    """Passed on to the `Dataset`."""
 
 
 def load(config: DataConfig, poll: Poll = lambda: None) -> Dataset:
@@ -73,7 +75,7 @@ def load(config: DataConfig, poll: Poll = lambda: None) -> Dataset:
     for split in whole.values():
         if split.labels.max() >= len(source.class_names):
             raise UsageError(f"label {split.labels.max()} found, there are {len(source.class_names)} classes")
-    return Dataset(train, val, test, source.class_names)
+    return Dataset(train, val, test, source.class_names, source.note)
 
 
 def _check(config: DataConfig) -> None:
@@ -117,6 +119,7 @@ def _open_tfds(config: DataConfig) -> Source:
         sizes={name: split.num_examples for name, split in builder.info.splits.items()},
         class_names=tuple(builder.info.features[label].names),
         read=lambda split, poll: from_tfds.read(builder, split, image, label, config.image_size, config.resize, poll),
+        note=(builder.info.metadata or {}).get("note", ""),
     )
 
 

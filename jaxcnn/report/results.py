@@ -22,6 +22,8 @@ FILES = ("experiment", "environment", "result")
 COMMAND = "python scripts/record_result.py"
 # Fields in which the runs of one row may differ: the seed, and what no result depends on.
 FREE = ("seed", "paper", "published", "checkpoint")
+# Options of a command that say where something lies on one machine.
+_PLACES = re.compile(r"\s+--(data\.path|runs-dir|resume)[ =]('[^']*'|\S+)")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Row:
     commands: list[str]
     commits: list[str]
     hardware: list[str]
+    examples: dict[str, int]
+    notes: list[str]
     examples_per_second: float
     wall_seconds: float
 
@@ -105,17 +109,24 @@ def read_run(folder: Path) -> RecordedRun:
 def record(run_dirs: Sequence[Path], results: Path) -> list[Path]:
     """Copy the small JSON files of finished runs to `results/<name>/<hash>/` and return those folders.
 
+    Where things lay on the machine (`data.path`, `--runs-dir`) is left out.
+
     What was recorded of the same run (same hash) is replaced. Nothing is copied unless every run can be.
 
     Raises:
         UsageError: a run is unfinished or damaged.
     """
-    runs = [(Path(folder), read_run(folder)) for folder in run_dirs]
     recorded = []
-    for folder, run in runs:
+    for run in [read_run(folder) for folder in run_dirs]:
         target = results / run.name / run.hash
-        for file in FILES:
-            write_atomically(target / f"{file}.json", (folder / f"{file}.json").read_bytes())
+        data = {key: value for key, value in run.experiment.get("data", {}).items() if key != "path"}
+        files = {
+            "experiment": run.experiment | {"data": data},
+            "environment": run.environment,
+            "result": run.result | {"command": _PLACES.sub("", run.result["command"])},
+        }
+        for file, content in files.items():
+            write_atomically(target / f"{file}.json", (json.dumps(content, indent=1) + "\n").encode())
         recorded.append(target)
     return recorded
 
@@ -176,6 +187,8 @@ def _row(runs: list[RecordedRun]) -> Row:
         commands=_distinct(re.sub(r"\s+--seed[ =]\S+", "", run.result["command"]) for run in runs),
         commits=_distinct(_commit(run.environment) for run in runs),
         hardware=_distinct(_hardware(run.environment) for run in runs),
+        examples=runs[0].result.get("examples", {}),
+        notes=_distinct(run.result["note"] for run in runs if run.result.get("note")),
         examples_per_second=float(np.mean([run.result["examples_per_second"] for run in runs])),
         wall_seconds=float(np.mean([run.result["wall_seconds"] for run in runs])),
     )
@@ -224,6 +237,11 @@ def _section(row: Row) -> list[str]:
         "```",
         "",
         f"- seeds: {seeds} (`--seed`)",
+        *(
+            [f"- images: {', '.join(f'{count:,} {split}' for split, count in row.examples.items())}"]
+            * bool(row.examples)
+        ),
+        *(f"- data: {note}" for note in row.notes),
         f"- commit: {', '.join(row.commits)}",
         f"- hardware: {'; '.join(row.hardware)}",
         f"- speed: {row.examples_per_second:,.0f} images/s, {duration(row.wall_seconds)} a run",

@@ -95,6 +95,8 @@ class Recorder:
         self._draw(dataset.test, logits, dataset.class_names)
         result = {
             "metrics": metrics | scores,
+            "examples": {name: len(split) for name, split in dataset.splits().items()},
+            "note": dataset.note,
             "examples_per_second": position.examples_per_second,
             "wall_seconds": time.perf_counter() - self.started,
             "params_sha256": params_sha256(state.params),

@@ -49,7 +49,7 @@ class ScheduleConfig:
     factor: float = 0.1
     """What the rate is multiplied by at a boundary or on a plateau, in (0, 1). Read by step, plateau."""
     decay_rate: float = 0.1
-    """Read by exponential, where it is a factor in (0, 1], and inverse_time, where it is 0 or more."""
+    """Read by exponential, where it is a factor in (0, 1), and inverse_time, where it is 0 or more."""
     decay_steps: int | None = None
     """Steps over which `decay_rate` applies once. None: the steps after the warm-up. Read by exponential,
     inverse_time."""
@@ -223,8 +223,8 @@ def _check(config: ScheduleConfig, learning_rate: float, total_steps: int) -> No
         )
     if config.name == "step":
         _check_boundaries(config, total_steps)
-    if config.name == "exponential" and not 0 < config.decay_rate <= 1:
-        raise UsageError(f"schedule.decay_rate is {config.decay_rate}: expected a factor in (0, 1]")
+    if config.name == "exponential" and not 0 < config.decay_rate < 1:
+        raise UsageError(f"schedule.decay_rate is {config.decay_rate}: expected a factor in (0, 1)")
     if config.name == "one_cycle" and not 1 <= int(config.rise * total_steps) < total_steps:
         raise UsageError(f"schedule.rise is {config.rise}: of {total_steps} steps it leaves none to rise or to fall")
 

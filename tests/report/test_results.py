@@ -31,6 +31,7 @@ def make_run(root, hash="aa11", seed=0, accuracy=0.99, name="lenet_mnist", statu
             "seed": seed,
             "paper": "LeCun et al. 1998, Proc. IEEE 86(11)",
             "published": "test error 0.95 %",
+            "data": {"name": "mnist", "path": f"{root}/data"},
             "optim": {"learning_rate": lr},
         },
         "environment": {
@@ -51,8 +52,11 @@ def make_run(root, hash="aa11", seed=0, accuracy=0.99, name="lenet_mnist", statu
             "metrics": {"test/accuracy": accuracy, "test/loss": 1 - accuracy},
             "examples_per_second": 1000.0,
             "wall_seconds": 60.0 + seed,
+            "examples": {"train": 45_000, "test": 1_000},
+            "note": "test is only the first 1,000.",
             "params_sha256": "ab" * 32,
-            "command": f"jaxcnn train experiments/{name}.py --optim.learning-rate {lr} --seed {seed} --quiet",
+            "command": f"jaxcnn train experiments/{name}.py --optim.learning-rate {lr} --seed {seed} --quiet"
+            f" --runs-dir {root}/runs",
         },
     }
     for file, content in files.items():
@@ -93,6 +97,9 @@ def test_the_page_shows_paper_values_command_commit_and_hardware(tmp_path):
     assert "| test loss | 0.008 ± 0.001414 (n=2) |" in page
     assert "\njaxcnn train experiments/lenet_mnist.py --optim.learning-rate 0.1 --quiet\n" in page
     assert "- seeds: 0, 1 (`--seed`)" in page
+    assert "- images: 45,000 train, 1,000 test\n- data: test is only the first 1,000.\n" in page
+    assert str(tmp_path) not in page
+    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "results").rglob("*.json"))
     assert "- commit: 0123456789ab\n" in page
     assert "- hardware: Some CPU @ 2 GHz (cpu)\n" in page
     assert "- speed: 1,000 images/s, 1 min 00 s a run" in page

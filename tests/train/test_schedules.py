@@ -137,6 +137,7 @@ def test_plateau_after_warmup():
         ({"name": "step", "boundaries": (5.5,)}, "schedule.boundaries is 5.5: expected a whole number"),
         ({"name": "step", "boundaries": (5,), "factor": 1.0}, "schedule.factor is 1.0: expected a number"),
         ({"name": "step", "boundaries": (5,), "factor": "x"}, "schedule.factor is 'x': expected"),
+        ({"name": "exponential", "decay_rate": 1.0}, "schedule.decay_rate is 1.0: expected a factor in"),
         ({"name": "exponential", "decay_rate": 1.5}, "schedule.decay_rate is 1.5: expected a factor in"),
         ({"name": "inverse_time", "decay_rate": -1.0}, "schedule.decay_rate is -1.0"),
         ({"name": "exponential", "decay_steps": 0}, "schedule.decay_steps is 0"),
