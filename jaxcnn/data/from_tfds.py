@@ -1,10 +1,12 @@
 """TensorFlow Datasets by name, read record by record without TensorFlow."""
 
+import concurrent.futures.thread
 import contextlib
 import hashlib
 import os
 import re
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +20,15 @@ from jaxcnn.data.config import DataConfig
 from jaxcnn.data.dataset import Split, check_split
 from jaxcnn.errors import UsageError, unknown
 
+_POLL_SECONDS = 0.2
 # What numpy raises for a file that is missing, cut off or damaged.
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
-def open_builder(config: DataConfig) -> Any:
+def open_builder(config: DataConfig, poll: Callable[[], None]) -> Any:
     """Return the prepared TFDS builder, downloading and preparing it first where that is needed and allowed.
+
+    What `poll` raises ends the download.
 
     Raises:
         UsageError: for an unknown name, a data set that is not there and cannot be prepared, or one prepared
@@ -49,7 +54,7 @@ def open_builder(config: DataConfig) -> Any:
         reason = str(error).rpartition(": ")[2]
         raise UsageError(f"TFDS data set {config.name!r} cannot be opened: {reason}; pip install it") from error
     if not _is_prepared(builder):
-        _download(builder, config.download)
+        _download(builder, config.download, poll)
     if builder.info.file_format.value != "array_record":
         raise UsageError(
             f"{builder.data_path} holds {builder.info.file_format.value} files, which have no random access: "
@@ -76,7 +81,7 @@ def _is_prepared(builder: Any) -> bool:
     return (Path(builder.data_path) / "dataset_info.json").is_file()
 
 
-def _download(builder: Any, allowed: bool) -> None:
+def _download(builder: Any, allowed: bool, poll: Callable[[], None]) -> None:
     name = builder.info.full_name.rpartition("/")[0]  # without the version
     missing = f"TFDS data set {name!r} is not prepared in {builder.data_dir_root}"
     advice = (
@@ -85,13 +90,37 @@ def _download(builder: Any, allowed: bool) -> None:
     )
     if not allowed:
         raise UsageError(f"{missing}, and data.download is off; {advice}")
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # network, disk, checksums, a missing package: TFDS has no common type
+    error = _polled(builder.download_and_prepare, poll)
+    if error is not None:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UsageError(
             f"{missing}, and the download failed ({type(error).__name__}: {reason[:200]}); {advice}"
         ) from error
+
+
+def _polled(work: Callable[[], object], poll: Callable[[], None]) -> Exception | None:
+    """Do `work` in a thread, polling meanwhile, and return what it raised; what `poll` raises leaves it behind."""
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # network, disk, checksums, a missing package: TFDS has no common type
+            raised.append(error)
+
+    pools = getattr(concurrent.futures.thread, "_threads_queues", {})
+    before = set(pools)
+    thread = threading.Thread(target=run, daemon=True, name="download")
+    thread.start()
+    try:
+        while thread.is_alive():
+            poll()
+            thread.join(_POLL_SECONDS)
+    except BaseException:
+        for worker in set(pools) - before:  # of TFDS; Python's exit would wait for all their work
+            del pools[worker]
+        raise
+    return raised[0] if raised else None
 
 
 def find_features(info: Any) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import itertools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,12 @@ def load(config: DataConfig, poll: Poll = lambda: None) -> Dataset:
     Raises:
         UsageError: where the source lacks what was asked for, naming it.
     """
-    openers = {"tfds": _open_tfds, "digits": _open_digits, "npz": _open_npz, "folder": _open_folder}
+    openers: dict[str, Callable[[DataConfig], Source]] = {
+        "tfds": partial(_open_tfds, poll=poll),
+        "digits": _open_digits,
+        "npz": _open_npz,
+        "folder": _open_folder,
+    }
     if config.source not in openers:
         raise unknown("data.source", config.source, openers)
     _check(config)
@@ -110,10 +116,10 @@ def _check_overlap(config: DataConfig, sizes: Mapping[str, int]) -> None:
             )
 
 
-def _open_tfds(config: DataConfig) -> Source:
+def _open_tfds(config: DataConfig, poll: Poll) -> Source:
     from jaxcnn.data import from_tfds
 
-    builder = from_tfds.open_builder(config)
+    builder = from_tfds.open_builder(config, poll)
     image, label = from_tfds.find_features(builder.info)
     return Source(
         sizes={name: split.num_examples for name, split in builder.info.splits.items()},

@@ -1,8 +1,11 @@
 """Runs: training into a folder, going on with one, and reading one back."""
 
 import contextlib
+import math
 import shlex
+import sys
 import time
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +15,22 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn import experiment as experiments
-from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.data import Split
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.dataset import check_split
 from jaxcnn.data.resident import eval_batches
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
-from jaxcnn.runs.folder import best_step, locked, read_json, write_experiment, write_identity
 from jaxcnn.models import Model
+from jaxcnn.runs.blueprint import Blueprint
+from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment, write_identity
 from jaxcnn.runs.recorder import Recorder
 from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxcnn.train.log import Log, read_metrics
 from jaxcnn.train.loop import NonFinite, Position, fit
+from jaxcnn.train.parallel import together
 from jaxcnn.train.progress import TrainProgress
 from jaxcnn.train.state import TrainState
 
@@ -143,7 +147,7 @@ class Run:
 
     @cached_property
     def state(self) -> TrainState:
-        """The state of the newest good checkpoint, on one device."""
+        """The state of the newest good checkpoint, on one device; a damaged one is reported on stderr."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return _restore(self.path, self._blueprint.abstract_state(device), "last")
 
@@ -177,7 +181,9 @@ class Run:
 
 
 def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
-    """Return the metrics of a run's checkpoint on a split.
+    """Return the metrics of a run's checkpoint on a split, on whatever devices there are.
+
+    A damaged checkpoint is passed over, which is reported on stderr.
 
     Args:
       folder: the run.
@@ -185,16 +191,18 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
       checkpoint: "last", or "best" by validation accuracy.
 
     Raises:
-      UsageError: no such run, split or checkpoint.
+      UsageError: no such run, split or checkpoint, or its data are no longer those it was trained on.
+      RunError: the checkpoint is damaged and there is no other.
       Stopped: on a signal.
     """
     found = load_run(folder)
     with StopFlag() as stop:
-        session = Session(found.experiment, stop)
+        session = Session(_to_evaluate(found.experiment), stop)
         splits = {"train": session.dataset.train, "val": session.dataset.val, "test": session.dataset.test}
         examples: Split | None = splits.get(split)
         if examples is None:
             raise unknown("split", split, [name for name, value in splits.items() if value is not None])
+        check_data(found.path, session)
         state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
         metrics, _ = session.evaluate(state.variables, examples)
     return {f"{split}/{name}": value for name, value in metrics.items()}
@@ -205,26 +213,31 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
     found, checkpoints, position = Run(folder), Checkpoints(folder / "checkpoints"), Position()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
-        if first:
-            stack.enter_context(locked(folder))
+        with together():
+            if first:
+                stack.enter_context(locked(folder))
         if found.result.get("status") == "finished":
             return found
         try:
             session = Session(experiment, stop)
-            if first:
-                (folder / "result.json").unlink(missing_ok=True)  # of a stop
-                write_identity(folder, session)
+            with together():
+                check_data(folder, session)
+                if first:
+                    checkpoints.recover()
             state, position, reports = _start(session, checkpoints)
+            log = None
+            with together():
+                if first:
+                    reports += write_identity(folder, session)
+                    (folder / "result.json").unlink(missing_ok=True)  # of a stop
+                    checkpoints.drop_after(position.step)
+                    log = Log(folder, position.step, tensorboard=experiment.checkpoint.tensorboard)
             shown = TrainProgress(
                 session.timetable.total_steps, position.step, experiment.train.batch_size, enabled=progress and first
             )
             stack.enter_context(shown)
             for report in reports:
                 shown.say(report)
-            log = None
-            if first:
-                checkpoints.drop_after(position.step)
-                log = Log(folder, position.step, tensorboard=experiment.checkpoint.tensorboard)
             recorder = Recorder(session, folder, checkpoints, shown, started - position.wall_seconds, log)
             try:
                 state = fit(state, position, session.timetable, recorder.effects())
@@ -245,6 +258,13 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
     return found
 
 
+def _to_evaluate(experiment: Experiment) -> Experiment:
+    """Return the experiment as any machine can score it: devices and parts of a batch are for training."""
+    train, found = experiment.train, jax.device_count()
+    devices = math.gcd(train.batch_size, min(train.devices or found, found))
+    return replace(experiment, train=replace(train, devices=devices, parallel="jit", accumulation_steps=1))
+
+
 def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, list[str]]:
     """Return the state and position to go on from, and what to report of damaged checkpoints."""
     like = session.abstract_state(session.parallel.replicated)
@@ -252,7 +272,11 @@ def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Posi
         state, values, reports = checkpoints.restore_newest(like)
     except LookupError:
         return session.initial_state(), Position(), []
-    return state, Position(**values), reports
+    try:
+        return state, Position(**values), reports
+    except TypeError as error:
+        path = checkpoints.path(int(state.step))
+        raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
 
 
 def _restore(folder: Path, like: TrainState, which: str) -> TrainState:
@@ -260,9 +284,12 @@ def _restore(folder: Path, like: TrainState, which: str) -> TrainState:
     checkpoints = Checkpoints(folder / "checkpoints")
     if which == "last":
         try:
-            return checkpoints.restore_newest(like)[0]
+            state, _, reports = checkpoints.restore_newest(like)
         except LookupError as error:
             raise UsageError(f"{folder} has no checkpoint yet") from error
+        for report in reports:
+            print(f"jaxcnn: {report}", file=sys.stderr)
+        return state
     if which != "best":
         raise unknown("checkpoint", which, ["best", "last"])
     step = best_step(folder, checkpoints)

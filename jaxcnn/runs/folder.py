@@ -2,7 +2,7 @@
 
 runs/<name>/<hash>/
   experiment.json    enough to rebuild the experiment
-  environment.json   versions, commit, hardware
+  environment.json   versions, commit, hardware; `resumed`: the same of later sittings, where it was another
   data.json          classes, image shape, normalisation, checksums of the splits
   metrics.jsonl      rows that are a function of the experiment; timings.jsonl: rows that are not
   events/            the same rows for TensorBoard
@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import Split
-from jaxcnn.runs.environment import environment
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment, to_dict
 from jaxcnn.files import write_atomically
+from jaxcnn.runs.environment import environment
 from jaxcnn.runs.session import Session
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.log import read_metrics
@@ -60,33 +60,62 @@ def locked(folder: Path) -> Iterator[None]:
             if [path.name for path in folder.iterdir()] == ["lock"]:  # it was a mistake: no run came of it
                 (folder / "lock").unlink()
                 folder.rmdir()
+                with contextlib.suppress(OSError):  # other runs of this name
+                    folder.parent.rmdir()
 
 
-def write_identity(folder: Path, session: Session) -> None:
-    """Write what the run is made of, where that has not been done yet.
+def check_data(folder: Path, session: Session) -> None:
+    """Compare the session's data with those that the run began with, if it did.
 
     Raises:
-      UsageError: the run began with other data.
+      UsageError: they are others.
     """
+    path = folder / "data.json"
+    if not path.exists():
+        return
+    saved = read_json(path).get("sha256")
+    if saved is None:
+        raise UsageError(f"{path} has no sha256: another version of jaxcnn wrote it, train the run anew")
+    splits = _splits(session)
+    for name, digest in saved.items():
+        if name not in splits or _sha256(splits[name]) != digest:
+            raise UsageError(f"{folder}: the {name} images or labels are not those it began with")
+
+
+def write_identity(folder: Path, session: Session) -> list[str]:
+    """Write what the run is made of, where that has not been done yet, and return what to report."""
+    write_experiment(folder, session.experiment)
+    if not (folder / "data.json").exists():
+        write_json(folder / "data.json", _describe_data(session))
+    path, here = folder / "environment.json", environment()
+    if not path.exists():
+        write_json(path, here)
+        return []
+    saved = read_json(path)
+    sittings = [saved, *saved.pop("resumed", [])]
+    if sittings[-1] == here:
+        return []
+    write_json(path, saved | {"resumed": [*sittings[1:], here]})
+    differ = ", ".join(name for name in here if sittings[-1].get(name) != here[name])
+    return [f"{folder} goes on where not everything is as before, see its environment.json: {differ}"]
+
+
+def _splits(session: Session) -> dict[str, Split]:
     dataset = session.dataset
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    found = {name: split for name, split in splits.items() if split is not None}
-    data = {
-        "class_names": list(dataset.class_names),
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+def _describe_data(session: Session) -> dict[str, Any]:
+    splits = _splits(session)
+    return {
+        "class_names": list(session.dataset.class_names),
         "image_shape": list(session.image_shape),
         "mean": session.mean.tolist(),
         "std": session.std.tolist(),
-        "examples": {name: len(split) for name, split in found.items()},
-        "sha256": {name: _sha256(split) for name, split in found.items()},
+        "examples": {name: len(split) for name, split in splits.items()},
+        "sha256": {name: _sha256(split) for name, split in splits.items()},
     }
-    if (folder / "data.json").exists():
-        for name, digest in read_json(folder / "data.json")["sha256"].items():
-            if data["sha256"].get(name) != digest:  # type: ignore[attr-defined]
-                raise UsageError(f"cannot resume {folder}: the {name} images or labels are not those it began with")
-    write_experiment(folder, session.experiment)
-    for name, values in (("environment", environment()), ("data", data)):
-        if not (folder / f"{name}.json").exists():
-            write_json(folder / f"{name}.json", values)
 
 
 def write_experiment(folder: Path, experiment: Experiment) -> None:

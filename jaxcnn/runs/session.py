@@ -7,17 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.data import Dataset, Split, load, normalisation
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
+from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
 from jaxcnn.train.evaluate import evaluate
-from jaxcnn.train.parallel import make_parallel
+from jaxcnn.train.parallel import make_parallel, together
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
 from jaxcnn.train.state import TrainState
 from jaxcnn.train.step import AUGMENT_KEY, SHUFFLE_KEY, make_eval_step, make_train_step, step_key
@@ -42,7 +42,8 @@ class Session(Blueprint):
             train.parallel, train.batch_size, devices=train.devices, sync_batch_norm=train.sync_batch_norm
         )
         _check_parts(train.batch_size, train.accumulation_steps, self.parallel.mesh.size)
-        self.dataset: Dataset = load(experiment.data, stop.check)
+        with together():
+            self.dataset: Dataset = load(experiment.data, stop.check)
         examples = self.dataset.train
         super().__init__(
             experiment,
@@ -70,7 +71,7 @@ class Session(Blueprint):
         self._stream = Stream(shuffle_key, len(examples), train.batch_size, self.parallel.place)
         self._arrays = self.parallel.place(Arrays(examples.images, examples.labels, self.mean, self.std))
         self._key_data = self.parallel.place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
-        stop.check()
+        self._poll(0)
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""

@@ -19,6 +19,7 @@ import jax
 
 from jaxcnn.errors import RunError
 from jaxcnn.files import fsync
+from jaxcnn.train.parallel import together
 
 _SPACE_BESIDE_ARRAYS = 200_000
 STATE, POSITION, SUMS = "state", "position.json", "SHA256SUMS"
@@ -61,38 +62,26 @@ class Checkpoints:
         Raises:
           RunError: the disk is full or cannot be written; the other checkpoints are as they were.
         """
-        final = self.path(step)
+        first, final = jax.process_index() == 0, self.path(step)
         temporary, replaced = (self.folder / f"tmp-{kind}-{step:08d}" for kind in ("new", "old"))
         try:
-            self._write(temporary, state, position)
-            if jax.process_index() == 0:
-                if final.exists():
-                    final.rename(replaced)
-                temporary.rename(final)
-                fsync(self.folder)
-                shutil.rmtree(replaced, ignore_errors=True)
+            with together():
+                if first:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self.recover()
+                    temporary.mkdir()
+                    _check_space(temporary / "reserved", sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            with together():
+                _write(temporary, state, position)
+                if first:
+                    if final.exists():
+                        final.rename(replaced)
+                    temporary.rename(final)
+                    fsync(self.folder)
+                    shutil.rmtree(replaced, ignore_errors=True)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a disk that cannot be written
             shutil.rmtree(temporary, ignore_errors=True)
             raise RunError(f"could not save the checkpoint of step {step} ({_reason(error)})") from error
-        _barrier(f"saved-{step}")
-
-    def _write(self, temporary: Path, state: Any, position: Mapping[str, Any]) -> None:
-        import orbax.checkpoint as ocp
-
-        if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
-            temporary.mkdir()
-            _check_space(temporary / "reserved", sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        _barrier(f"clean-{temporary.name}")
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary / STATE, state)
-            checkpointer.wait_until_finished()
-        if jax.process_index() == 0:
-            (temporary / POSITION).write_text(json.dumps(position, indent=1) + "\n")
-            (temporary / SUMS).write_text(_checksums(temporary))
-            for path in (*temporary.rglob("*"), temporary):
-                fsync(path)
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
         """Return the state and the position of one checkpoint.
@@ -108,7 +97,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = self.path(step)
-        verify(folder)
+        with together():
+            verify(folder)
         try:
             with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 state = checkpointer.restore(folder / STATE, like)
@@ -145,10 +135,30 @@ class Checkpoints:
             if step != best:
                 shutil.rmtree(self.path(step))
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a killed save left."""
+    def recover(self) -> None:
+        """Clear up after a killed save: put back the checkpoint that it was about to replace, remove the rest.
+
+        For the process that alone writes here.
+        """
+        for replaced in self.folder.glob("tmp-old-*"):
+            final = self.folder / replaced.name.removeprefix("tmp-old-")
+            if not final.exists():
+                replaced.rename(final)
         for leftover in self.folder.glob("tmp-*"):
             shutil.rmtree(leftover)
+
+
+def _write(folder: Path, state: Any, position: Mapping[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder / STATE, state)
+        checkpointer.wait_until_finished()
+    if jax.process_index() == 0:
+        (folder / POSITION).write_text(json.dumps(position, indent=1) + "\n")
+        (folder / SUMS).write_text(_checksums(folder))
+        for path in (*folder.rglob("*"), folder):
+            fsync(path)
 
 
 def verify(folder: Path) -> None:
@@ -198,10 +208,3 @@ def _reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     full = next((line for line in lines if "No space left" in line), None)
     return "No space left on device" if full else (lines[0][:200] if lines else type(error).__name__)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

@@ -5,7 +5,8 @@ augmentation are the same bits for every number of devices; both return states t
 replicated form that evaluation and checkpoints read.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.stop import Stopped
 from jaxcnn.train.state import TrainState, Tree
 from jaxcnn.train.step import Batch, TrainStep
 
@@ -21,6 +23,37 @@ Window = dict[str, jax.Array]
 MakeBatch = Callable[..., Batch]
 CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, jax.Array]]
 NEVER = np.iinfo(np.int32).max
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Wait, after the block, for all processes; where it raised in one, raise in all, and none waits for another.
+
+    Only for a block without communication between the processes, which they all come to.
+
+    Raises:
+      Stopped: a signal came to another process.
+      RunError: another process failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        _gather(error.signum if isinstance(error, Stopped) else -1)
+        raise
+    codes = _gather(0)
+    if (codes < 0).any():
+        raise RunError("another process failed: see its message")
+    if codes.any():
+        raise Stopped(int(codes.max()))
+
+
+def _gather(code: int) -> np.ndarray:
+    """Return what each process gives."""
+    from jax.experimental import multihost_utils
+
+    return (
+        multihost_utils.process_allgather(np.array([code], np.int32)) if jax.process_count() > 1 else np.array([code])
+    )
 
 
 def _windowed(step: TrainStep) -> Callable[[TrainState, Window, Batch], tuple[TrainState, Window, jax.Array]]:

@@ -190,6 +190,32 @@ def test_a_failed_download_says_why(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+SLOW_DOWNLOAD = """
+import concurrent.futures, time, types
+from jaxcnn.data import from_tfds
+
+started = []
+
+def download():
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for _ in range(2):
+            pool.submit(time.sleep, 60)
+        started.append(True)
+
+def poll():
+    if started:
+        raise InterruptedError
+
+info = types.SimpleNamespace(full_name="slow/1.0.0")
+from_tfds._download(types.SimpleNamespace(info=info, data_dir_root="", download_and_prepare=download), True, poll)
+"""
+
+
+def test_a_stop_ends_a_download_and_the_process():
+    done = subprocess.run([sys.executable, "-c", SLOW_DOWNLOAD], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "InterruptedError"
+
+
 def test_a_download_is_used(tmp_path, monkeypatch):
     """TFDS's own builder without TFDS's network: its download is replaced by files written here."""
     rows = {

@@ -216,6 +216,12 @@ def test_a_folder_in_use_is_refused(unfinished, capsys):
     assert capsys.readouterr().err == f"jaxcnn: error: run folder {unfinished.path} is in use by another process\n"
 
 
+def test_a_mistake_leaves_no_folder(lenet, tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        jaxcnn.run(replace(lenet, data=replace(lenet.data, path=tmp_path / "none.npz")), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_resume_that_differs_in_what_matters_names_it(finished, lenet):
     other = replace(lenet, optim=replace(lenet.optim, learning_rate=0.5))
     with pytest.raises(UsageError, match=r"optim\.learning_rate is 0\.5, the run has 0\.02"):
@@ -231,8 +237,11 @@ def test_other_data_are_refused(unfinished, data, tmp_path, split):
     values = json.loads((unfinished.path / "experiment.json").read_text())
     values["data"]["path"] = str(tmp_path / "changed.npz")
     (unfinished.path / "experiment.json").write_text(json.dumps(values))
-    with pytest.raises(UsageError, match=f"the {split} images or labels are not those it began with"):
-        runs.resume(unfinished.path)
+    folder.write_json(unfinished.path / "result.json", {"status": "stopped"})
+    for use in (runs.resume, runs.evaluate):
+        with pytest.raises(UsageError, match=f"the {split} images or labels are not those it began with"):
+            use(unfinished.path)
+    assert unfinished.result["status"] == "stopped"
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, unfinished, capsys):
@@ -246,6 +255,57 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finishe
     assert {path.name for path in newest.parents[2].iterdir()} == {
         path.name for path in (finished.path / "checkpoints").iterdir()
     }
+
+
+def test_reading_a_run_reports_a_damaged_checkpoint_too(unfinished, capsys):
+    (unfinished.path / "checkpoints" / "00000012" / "position.json").write_text("{}")
+    said = f"jaxcnn: checkpoint {unfinished.path}/checkpoints/00000012 is damaged (position.json is not as it was "
+    assert int(unfinished.state.step) == 9
+    assert capsys.readouterr().err == said + "written): it is not used\n"
+    runs.evaluate(unfinished.path)
+    assert capsys.readouterr().err == said + "written): it is not used\n"
+
+
+def test_what_other_versions_wrote_is_named(unfinished, monkeypatch):
+    saved = folder.read_json(unfinished.path / "data.json")
+    folder.write_json(unfinished.path / "data.json", {name: saved[name] for name in saved if name != "sha256"})
+    with pytest.raises(UsageError, match=r"data\.json has no sha256: another version of jaxcnn wrote it"):
+        runs.resume(unfinished.path)
+    folder.write_json(unfinished.path / "data.json", saved)
+    monkeypatch.setattr(api, "Position", lambda step=0: None)
+    with pytest.raises(RunError, match=r"position in .*00000012 was written by another version .*'sums'"):
+        runs.resume(unfinished.path)
+
+
+def test_a_killed_replacement_is_put_back_when_the_run_goes_on(finished, unfinished):
+    checkpoints = unfinished.path / "checkpoints"
+    (checkpoints / "00000012").rename(checkpoints / "tmp-old-00000012")
+    assert outcome(runs.resume(unfinished.path)) == outcome(finished)
+    assert {path.name for path in checkpoints.iterdir()} == {
+        path.name for path in (finished.path / "checkpoints").iterdir()
+    }
+
+
+def test_another_environment_is_noted(unfinished, monkeypatch, capsys):
+    first = folder.read_json(unfinished.path / "environment.json")
+    for commit, sittings in (("b", 1), ("b", 1), ("c", 2)):
+        monkeypatch.setattr(folder, "environment", lambda commit=commit: first | {"commit": commit})
+        runs.resume(unfinished.path)
+        noted = folder.read_json(unfinished.path / "environment.json")
+        assert len(noted["resumed"]) == sittings and noted["resumed"][-1]["commit"] == commit
+        assert {name: noted[name] for name in first} == first
+        (unfinished.path / "result.json").unlink()
+    said = [line for line in capsys.readouterr().err.splitlines() if "environment.json" in line]
+    assert len(said) == 2 and said[0].endswith("environment.json: commit")
+
+
+def test_a_run_is_scored_on_other_devices_than_it_was_trained_on(unfinished):
+    values = folder.read_json(unfinished.path / "experiment.json")
+    values["train"] |= {"devices": 16, "batch_size": 45, "parallel": "pmap", "accumulation_steps": 3}
+    folder.write_json(unfinished.path / "experiment.json", values)
+    found = runs.evaluate(unfinished.path)
+    for name, value in found.items():
+        assert value == pytest.approx(unfinished.metrics.loc[12, name])
 
 
 def test_where_all_checkpoints_are_damaged_the_run_is_left_as_it_is(unfinished, capsys):

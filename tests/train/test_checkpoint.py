@@ -3,6 +3,7 @@ import itertools
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,25 @@ def test_what_a_killed_save_left_does_not_count_and_goes_with_the_next(two):
     assert two.steps() == [1, 2]
     two.save(3, state(3), {})
     assert names(two) == ["00000001", "00000002", "00000003"]
+
+
+def test_a_save_killed_while_it_replaces_a_checkpoint_leaves_it(two, monkeypatch):
+    rename = Path.rename
+
+    def killed(path, target):
+        if path.name.startswith("tmp-new"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            two.save(2, state(7), {})
+    assert names(two) == ["00000001", "tmp-new-00000002", "tmp-old-00000002"]
+    two.recover()
+    assert names(two) == ["00000001", "00000002"]
+    found, position = two.restore(2, like(state(2)))
+    assert same(found, state(2)) and position == POSITIONS[2]
 
 
 @pytest.mark.parametrize("broken", ["_sha256", "fsync", "_check_space"])

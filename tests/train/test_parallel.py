@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,13 +28,15 @@ import pytest
 from toys import SHAPE, Toy, assert_close, assert_same_bits, batch, host, start
 
 from jaxcnn import CheckpointConfig, DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.experiment import fingerprint
 from jaxcnn.models import MODELS
+from jaxcnn.runs.folder import locked
 from jaxcnn.runs.session import Session
-from jaxcnn.stop import StopFlag
+from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.log import read_metrics
-from jaxcnn.train.parallel import NEVER, Jit, Pmap, make_parallel
+from jaxcnn.train.parallel import NEVER, Jit, Pmap, make_parallel, together
 from jaxcnn.train.step import make_train_step
 
 STEPS = 20
@@ -213,6 +216,32 @@ def test_refusals(arguments, message):
         assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([0, 0], None),
+        ([0, -1], RunError("another process failed: see its message")),
+        ([0, 15], Stopped(15)),
+        ([15, -1], RunError("another process failed: see its message")),
+    ],
+)
+def test_what_ends_one_process_ends_all(monkeypatch, others, expected):
+    sent = []
+
+    def gather(code):
+        sent.append(int(code[0]))
+        return np.array([*sent[-1:], *others])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", gather)
+    with pytest.raises(type(expected), match=str(expected)) if expected else nullcontext(), together():
+        pass
+    for own in (Stopped(2), ValueError("mine")):
+        with pytest.raises(type(own), match=str(own)), together():
+            raise own
+    assert sent == [0, 2, -1]
+
+
 FILE = """\
 from jaxcnn import *
 
@@ -317,3 +346,17 @@ def test_a_signal_to_one_process_stops_both_and_they_resume(tmp_path, mode, sign
         assert (folder / name).read_bytes() == (expected / name).read_bytes()
     digests = [json.loads((path / "result.json").read_text())["params_sha256"] for path in (folder, expected)]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_what_is_refused_to_one_process_ends_both(tmp_path):
+    folder = tmp_path / "runs" / LENET.name / fingerprint(LENET)
+    with locked(folder):
+        codes, said = finish(cluster(tmp_path, LENET), timeout=60)
+    assert codes == [2, 1], said
+    assert "is in use by another process" in said and "another process failed: see its message" in said
+    folder.mkdir(parents=True)
+    (folder / "data.json").write_text(json.dumps({"sha256": {"train": ""}}))
+    codes, said = finish(cluster(tmp_path, LENET), timeout=60)
+    assert codes == [2, 2], said
