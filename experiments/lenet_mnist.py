@@ -5,6 +5,7 @@ Proc. IEEE 86(11): test error 0.95 % without distortions, 0.8 % with them (secti
 Recipe: our own, for the modern form of the network (all of C3 connected, ReLU, max pooling, softmax): momentum with
 a cosine, 20 epochs of batches of 128, crops moved by up to 2 pixels.
 Command: jaxcnn train experiments/lenet_mnist.py
+Result: 99.43 +- 0.06 % test accuracy (3 seeds, mean and sample standard deviation; docs/results.md).
 """
 
 from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig

@@ -3,6 +3,7 @@
 Paper: He et al. 2015, 1512.03385, which has no such short training.
 Recipe: boundaries and length are the paper's divided by ten; all else is as in `resnet20_cifar10`.
 Command: jaxcnn train experiments/resnet20_cifar10_tenth.py
+Result: 86.72 % validation accuracy, 87.60 % on the first 1,000 test images (1 seed; docs/results.md).
 """
 
 from dataclasses import replace

@@ -103,7 +103,9 @@ def first_step_seconds(folder: Path, cache: Path) -> float:
     command = [sys.executable, "-c", "from jaxcnn.cli import main; main()", "train", "experiments/lenet_digits.py"]
     options = ["--train.steps", "40", "--train.log-every", "2", "--quiet", "--runs-dir", str(runs)]
     start = time.perf_counter()
-    process = subprocess.Popen([*command, *options], env={**os.environ, "XDG_CACHE_HOME": str(cache)})
+    process = subprocess.Popen(
+        [*command, *options], env={**os.environ, "XDG_CACHE_HOME": str(cache)}, stdout=subprocess.DEVNULL
+    )
     while process.poll() is None and not any(path.stat().st_size for path in runs.glob("*/*/metrics.jsonl")):
         time.sleep(0.005)
     seconds = time.perf_counter() - start

@@ -208,7 +208,8 @@ def _hardware(environment: dict[str, Any]) -> str:
     count, kind, platform = environment["device_count"], environment["device_kind"], environment["platform"]
     devices = kind if count == 1 else f"{count} x {kind}"
     if platform == "cpu":
-        cores = f", {environment['cpu_count']} cores" if "cpu_count" in environment else ""
+        count_of_cores = environment.get("cpu_count")
+        cores = f", {count_of_cores} core{'s' * (count_of_cores != 1)}" if count_of_cores else ""
         devices = f"{'' if count == 1 else f'{count} devices on '}{environment['cpu']}{cores}"
     processes = f", {environment['process_count']} processes" if environment["process_count"] > 1 else ""
     return f"{devices} ({platform}{processes})"
