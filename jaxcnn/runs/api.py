@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn import experiment as experiments
-from jaxcnn.data import Split
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.dataset import check_split
 from jaxcnn.data.resident import eval_batches
@@ -198,13 +197,12 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
     found = load_run(folder)
     with StopFlag() as stop:
         session = Session(_to_evaluate(found.experiment), stop)
-        splits = {"train": session.dataset.train, "val": session.dataset.val, "test": session.dataset.test}
-        examples: Split | None = splits.get(split)
-        if examples is None:
-            raise unknown("split", split, [name for name, value in splits.items() if value is not None])
+        splits = session.dataset.splits()
+        if split not in splits:
+            raise unknown("split", split, splits)
         check_data(found.path, session)
         state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
-        metrics, _ = session.evaluate(state.variables, examples)
+        metrics, _ = session.evaluate(state.variables, splits[split])
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 

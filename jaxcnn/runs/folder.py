@@ -76,7 +76,7 @@ def check_data(folder: Path, session: Session) -> None:
     saved = read_json(path).get("sha256")
     if saved is None:
         raise UsageError(f"{path} has no sha256: another version of jaxcnn wrote it, train the run anew")
-    splits = _splits(session)
+    splits = session.dataset.splits()
     for name, digest in saved.items():
         if name not in splits or _sha256(splits[name]) != digest:
             raise UsageError(f"{folder}: the {name} images or labels are not those it began with")
@@ -100,14 +100,8 @@ def write_identity(folder: Path, session: Session) -> list[str]:
     return [f"{folder} goes on where not everything is as before, see its environment.json: {differ}"]
 
 
-def _splits(session: Session) -> dict[str, Split]:
-    dataset = session.dataset
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    return {name: split for name, split in splits.items() if split is not None}
-
-
 def _describe_data(session: Session) -> dict[str, Any]:
-    splits = _splits(session)
+    splits = session.dataset.splits()
     return {
         "class_names": list(session.dataset.class_names),
         "image_shape": list(session.image_shape),
