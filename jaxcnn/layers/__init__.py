@@ -1,5 +1,6 @@
 """Layers: Flax Linen modules, the pure functions under them, and the arithmetic of their geometry."""
 
+from jaxcnn.layers.blocks import ConvNorm, SqueezeExcite
 from jaxcnn.layers.conv import (
     Conv,
     ConvTranspose,
@@ -19,6 +20,7 @@ from jaxcnn.layers.geometry import (
     dense_params,
     output_size,
     receptive_field,
+    round_channels,
     same_padding,
     total_padding,
 )
@@ -65,6 +67,7 @@ __all__ = [
     "BatchNorm",
     "Constant",
     "Conv",
+    "ConvNorm",
     "ConvTranspose",
     "Dense",
     "Dropout",
@@ -76,6 +79,7 @@ __all__ = [
     "Normal",
     "ReceptiveField",
     "Shortcut",
+    "SqueezeExcite",
     "StochasticDepth",
     "TruncatedNormal",
     "Uniform",
@@ -109,6 +113,7 @@ __all__ = [
     "prod_pool",
     "receptive_field",
     "residual",
+    "round_channels",
     "same_padding",
     "subsample_and_widen",
     "sum_pool",

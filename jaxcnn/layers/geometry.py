@@ -226,3 +226,15 @@ def dense_params(in_features: int, out_features: int, use_bias: bool = True) -> 
 def dense_macs(in_features: int, out_features: int) -> int:
     """Return the multiply-accumulates of a fully connected layer for one example."""
     return in_features * out_features
+
+
+def round_channels(channels: float, divisor: int = 8, minimum: int | None = None) -> int:
+    """Return the multiple of `divisor` nearest to `channels`, at least `minimum` and nine tenths of `channels`.
+
+    The rule of the MobileNets, EfficientNet and MNASNet for scaled widths (torchvision: `_make_divisible`).
+
+    >>> round_channels(32 * 1.1), round_channels(11), round_channels(12 * 0.35)
+    (32, 16, 8)
+    """
+    rounded = max(divisor if minimum is None else minimum, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -2,12 +2,26 @@
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from jaxcnn.layers import initialisers
+
+
+class WithAux(NamedTuple):
+    """What a model with auxiliary heads returns while training.
+
+    Attributes:
+        logits: of the main head.
+        aux: logits of the auxiliary heads, in the order of the network.
+        weight: of each auxiliary loss beside the main one.
+    """
+
+    logits: jax.Array
+    aux: tuple[jax.Array, ...]
+    weight: float
 
 
 class Model(nn.Module):

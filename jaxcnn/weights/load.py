@@ -1,0 +1,136 @@
+"""A peer's tensors -> our variables, or an error that lists every tensor that does not fit."""
+
+import math
+from collections.abc import Mapping
+from types import EllipsisType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxcnn.errors import UsageError
+from jaxcnn.models import MODELS, Model, create
+from jaxcnn.weights.peer import Names, Peer, Tensors
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def variables_of(
+    peer: Peer, tensors: Tensors, num_classes: int | EllipsisType | None, key: jax.Array, **options: Any
+) -> tuple[Model, dict[str, Any]]:
+    """Return the model and its variables with the peer's tensors in them.
+
+    Args:
+        peer: a row of `PEERS`.
+        tensors: by the peer's names.
+        num_classes: other than the file's, the head is initialised; None: no head; left out: the file's.
+        key: of the head's initialisation.
+        **options: of the model, beyond the peer's own.
+
+    Raises:
+        UsageError: lists all tensors that are missing, left over or of another shape.
+    """
+    options = {**peer.options, **options}
+    if peer.names.prepare is not None:
+        tensors = peer.names.prepare(tensors)
+    if peer.aux:
+        options["aux_heads"] = any(name.startswith(peer.aux) for name in tensors)
+    published, images = MODELS[peer.model].num_classes, _images(peer.model)
+    shapes = _shapes(create(peer.model, num_classes=published, **options), images)
+    wider = _shapes(create(peer.model, num_classes=published + 1, **options), images)
+    # Whatever grows with the classes is the head; it may hold another number in this file.
+    head = {path: wider[path] for path, shape in shapes.items() if wider[path] != shape}
+    in_file = _classes_in_file(peer, tensors, head) or published
+    for path, shape in head.items():
+        shapes[path] = tuple(in_file if size == published + 1 else size for size in shape)
+    values = _fit(peer, tensors, shapes)
+
+    model = create(peer.model, num_classes=in_file if num_classes is ... else num_classes, **options)
+    if num_classes is ... or num_classes == in_file:
+        return model, _nested(values)
+    wanted = traverse_util.flatten_dict(model.init(key, images), sep="/")
+    return model, _nested({path: value if path in head else values[path] for path, value in wanted.items()})
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict({path: jnp.asarray(value) for path, value in flat.items()}, sep="/")
+
+
+def _images(model_name: str) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *MODELS[model_name].input_shape), jnp.float32)
+
+
+def _shapes(model: Model, images: jax.ShapeDtypeStruct) -> Shapes:
+    """Return the shape of every variable by its path, collection included."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
+
+
+def _classes_in_file(peer: Peer, tensors: Tensors, head: Mapping[str, Any]) -> int | None:
+    """Return how many classes the file's head has, None where that tensor is missing."""
+    for path in sorted(head):
+        if path.endswith("/bias"):
+            found = tensors.get(peer.names.peer_name(_inside(path)))
+            if found is not None and found.ndim == 1 and found.size:
+                return found.size
+    return None
+
+
+def _inside(path: str) -> str:
+    """Return the path without its collection."""
+    return path.partition("/")[2]
+
+
+def _fit(peer: Peer, tensors: Tensors, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Return each variable's value, or raise the error that lists what does not fit."""
+    left = {name for name in tensors if not peer.names.ignores(name)}
+    values, missing, wrong = {}, [], []
+    for path, shape in shapes.items():
+        name = peer.names.peer_name(_inside(path))
+        if name not in left:
+            missing.append(name)
+            continue
+        left.remove(name)
+        value = _in_our_layout(np.asarray(tensors[name]), path, shape, peer.names)
+        if value is None:
+            wrong.append(f"{name} is {_by(tensors[name].shape)}, {_inside(path)} needs {_by(shape)}")
+        else:
+            values[path] = value.astype(np.float32)
+    problems = [
+        f"{len(names)} {what}: {'; '.join(names)}"
+        for what, names in (("missing", missing), ("left over", sorted(left)), ("of the wrong shape", wrong))
+        if names
+    ]
+    if problems:
+        raise UsageError(f"the tensors are not those of {peer.model}: " + ". ".join(problems))
+    return values
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"
+
+
+def _in_our_layout(value: np.ndarray, path: str, shape: tuple[int, ...], names: Names) -> np.ndarray | None:
+    """Return the peer's tensor as our variable of `shape`, None where it cannot be one.
+
+    Convolutions turn from [out, in, *window] into [*window, in, out] (Keras has them so already), fully
+    connected layers from [out, in] into [in, out]; a fully connected layer may come as a 1x1 convolution and
+    the reverse, a vector with further dimensions of size 1.
+    """
+    if path.endswith("/kernel") and value.ndim >= 2:
+        value = names.kernel_layout(value)
+        channels = names.flattened.get(_inside(path).removesuffix("/kernel"))
+        if channels is not None and len(value) == math.prod(shape[:-1]) and len(value) % channels == 0:
+            # Flattened channels first; the maps are square.
+            side = math.isqrt(len(value) // channels)
+            value = value.reshape(channels, side, side, -1).transpose(1, 2, 0, 3)
+        elif _squeezed(value.shape) != _squeezed(shape):
+            return None
+        return value.reshape(shape) if value.size == math.prod(shape) else None
+    return value.reshape(shape) if _squeezed(value.shape) == _squeezed(shape) else None
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
