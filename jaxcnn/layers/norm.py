@@ -56,12 +56,14 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *sizes channels"]) -> Float[Array, "batch *sizes channels"]:
-        """Return the normalised `x`."""
+    def __call__(
+        self, x: Float[Array, "batch *sizes channels"], use_running_average: bool = False
+    ) -> Float[Array, "batch *sizes channels"]:
+        """Return the normalised `x`; `use_running_average` does for this call what the attribute does for all."""
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", zeros, None, shape)
         running_var = self.variable("batch_stats", "var", ones, None, shape)
-        if self.use_running_average:
+        if self.use_running_average or use_running_average:
             return _affine(self, x, running_mean.value, running_var.value, shape)
         mean, var = self._batch_statistics(x, running_mean.value)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():

@@ -121,7 +121,11 @@ _RANGES: dict[str, Range] = {
 
 
 def make_optimizer(
-    optim: OptimConfig, schedule: ScheduleConfig, total_steps: int, params_like: Any
+    optim: OptimConfig,
+    schedule: ScheduleConfig,
+    total_steps: int,
+    params_like: Any,
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser: gradient clipping, weight decay, the rule itself, the schedule.
 
@@ -133,6 +137,7 @@ def make_optimizer(
         schedule: the schedule of its learning rate.
         total_steps: optimiser steps in the whole training.
         params_like: tree of the parameters or of their shapes; only names and shapes are read.
+        frozen: patterns of parameters that are not updated, not even by weight decay; see `matching`.
 
     Raises:
         UsageError: for a value out of range, a field set that nothing reads, or a pattern that matches no
@@ -145,7 +150,7 @@ def make_optimizer(
     rate = make_schedule(schedule, optim.learning_rate, total_steps)
     mask: Any = False  # Optax reads it as nowhere
     if optim.weight_decay or optim.name in _TRUST or optim.decay != OptimConfig.decay:
-        mask = decay_mask(optim.decay, params_like)
+        mask = matching("optim.decay", optim.decay, params_like)
 
     parts: list[optax.GradientTransformation] = []
     if optim.clip_norm is not None:
@@ -155,7 +160,14 @@ def make_optimizer(
     parts.append(_rule(optim, rate, mask, params_like))
     if schedule.name == "plateau":
         parts.append(make_plateau(schedule, optim.learning_rate))
-    return _standard_promotion(optax.with_extra_args_support(optax.chain(*parts)))
+    tx: optax.GradientTransformation = optax.chain(*parts)
+    if frozen:
+        fixed = matching("train.frozen", frozen, params_like)
+        if all(jax.tree.leaves(fixed)):
+            raise UsageError(f"train.frozen is {tuple(frozen)}: no parameter is left to train")
+        labels = jax.tree.map(lambda is_fixed: "frozen" if is_fixed else "trained", fixed)
+        tx = optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+    return _standard_promotion(optax.with_extra_args_support(tx))
 
 
 def _rule(optim: OptimConfig, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
@@ -235,10 +247,11 @@ def _muon(value: dict[str, float], params_like: Any) -> optax.GradientTransforma
     return optax.partition({"muon": orthogonal, "adam": _adam(value)}, labels)
 
 
-def decay_mask(patterns: Sequence[str], params_like: Any) -> Any:
+def matching(field: str, patterns: Sequence[str], params_like: Any) -> Any:
     """Return a tree of bools: whether a parameter's path, such as `stage1/conv1/kernel`, matches a pattern.
 
     Args:
+        field: where the patterns come from, for the error.
         patterns: shell patterns (`*`, `?`, `[...]`), case-sensitive, over whole paths; `*` also crosses
             slashes.
         params_like: tree of the parameters or of their shapes.
@@ -254,7 +267,7 @@ def decay_mask(patterns: Sequence[str], params_like: Any) -> Any:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in paths):
             raise UsageError(
-                f"optim.decay pattern {pattern!r} matches no parameter; nearest: {_nearest(pattern, paths)!r}"
+                f"{field} pattern {pattern!r} matches no parameter; nearest: {_nearest(pattern, paths)!r}"
             )
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: any(fnmatchcase(path(keys), pattern) for pattern in patterns), params_like

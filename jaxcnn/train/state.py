@@ -31,6 +31,11 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, "batch_stats": self.batch_stats}
 
 
+def init_key(key: jax.Array) -> jax.Array:
+    """Return the key of the initialisation, from the experiment's."""
+    return jax.random.fold_in(key, 0)
+
+
 def create_state(
     model: Model,
     tx: optax.GradientTransformation,
@@ -38,6 +43,7 @@ def create_state(
     images: jax.ShapeDtypeStruct,
     *,
     ema: bool = False,
+    variables: Tree | None = None,
 ) -> TrainState:
     """Return the state before the first step.
 
@@ -47,8 +53,10 @@ def create_state(
       key: the experiment's key.
       images: shape and dtype of the network's input.
       ema: keep an average of the parameters; it starts as a copy of them.
+      variables: to start from; None: initialised.
     """
-    variables = model.init(jax.random.fold_in(key, 0), images)
+    if variables is None:
+        variables = model.init(init_key(key), images)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,6 +1,6 @@
 """One training step and one evaluation step: pure functions of a state and a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import optax
 
 from jaxcnn.models.base import Model
 from jaxcnn.tasks.classification import Classification, Sums
+from jaxcnn.train.frozen import frozen_batch_norm
 from jaxcnn.train.state import TrainState, Tree
 
 Batch = Mapping[str, jax.Array]
@@ -32,6 +33,7 @@ def make_train_step(
     *,
     accumulation_steps: int = 1,
     ema_decay: float | None = None,
+    frozen: Sequence[str] = (),
     axis_name: str | None = None,
 ) -> TrainStep:
     """Return `step(state, batch) -> (state, sums)`, not yet compiled.
@@ -43,19 +45,21 @@ def make_train_step(
       accumulation_steps: the batch is run in this many parts and the gradients averaged, which needs the memory of
         one part. BatchNorm sees one part at a time.
       ema_decay: decay per step of the averaged parameters, in (0, 1); None where the state holds none.
+      frozen: patterns of parameters that `tx` leaves alone; see `frozen_batch_norm`.
       axis_name: set where the step is the per-device view of a mapped program. Gradients, sums and running
         BatchNorm statistics are then averaged over that axis.
     """
 
     def loss_of(params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array):
-        logits, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch["image"],
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        loss, sums = task.loss(logits, batch)
+        with frozen_batch_norm(frozen):
+            outputs, updated = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                batch["image"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+        loss, sums = task.loss(outputs, batch)
         return loss, (updated.get("batch_stats", {}), sums)
 
     def gradients(state: TrainState, batch_stats: Tree, batch: Batch, part: int):

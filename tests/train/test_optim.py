@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train.optim import DEFAULTS, OptimConfig, decay_mask, make_optimizer
+from jaxcnn.train.optim import DEFAULTS, OptimConfig, make_optimizer, matching
 from jaxcnn.train.schedules import ScheduleConfig, current_learning_rate, make_schedule
 
 STEPS, RATE, WD = 5, 0.05, 0.1
@@ -194,19 +194,19 @@ def test_muon_decays_apart_from_the_gradient_and_only_the_masked():
     np.testing.assert_allclose(updates["dense"]["kernel"], -0.1 * WD * params["dense"]["kernel"], rtol=1e-6)
 
 
-def test_decay_mask():
+def test_patterns_over_paths():
     params = nested(tree()[0])
-    assert decay_mask(("*kernel",), params) == {
+    assert matching("optim.decay", ("*kernel",), params) == {
         "conv": {"bias": False, "kernel": True},
         "dense": {"kernel": True},
     }
-    assert all(jax.tree.leaves(decay_mask(("*",), params)))
-    assert decay_mask(("conv/*", "dense/bia?", "dense/[k]ernel"), {**params, "dense": {"bias": 0, "kernel": 0}}) == {
+    assert all(jax.tree.leaves(matching("optim.decay", ("*",), params)))
+    assert matching("optim.decay", ("conv/*", "dense/bia?", "dense/[k]ernel"), {**params, "dense": {"bias": 0, "kernel": 0}}) == {
         "conv": {"bias": True, "kernel": True},
         "dense": {"bias": True, "kernel": True},
     }
-    assert decay_mask(("conv/bias",), params)["dense"]["kernel"] is False
-    assert not any(jax.tree.leaves(decay_mask((), params)))
+    assert matching("optim.decay", ("conv/bias",), params)["dense"]["kernel"] is False
+    assert not any(jax.tree.leaves(matching("optim.decay", (), params)))
 
 
 def test_everything_decays_as_in_he_et_al():
