@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from jaxcnn.data import DataConfig
     from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, load_experiment
     from jaxcnn.models import create
+    from jaxcnn.models.features import features
     from jaxcnn.runs import Run, load_run, resume, run
     from jaxcnn.train.optim import OptimConfig
     from jaxcnn.train.schedules import ScheduleConfig
@@ -21,6 +22,7 @@ __all__ = [
     "ScheduleConfig",
     "TrainConfig",
     "create",
+    "features",
     "load_experiment",
     "load_run",
     "resume",
@@ -40,6 +42,7 @@ _HOMES = {
         "load_experiment",
     ),
     "jaxcnn.models": ("create",),
+    "jaxcnn.models.features": ("features",),
     "jaxcnn.runs": ("Run", "load_run", "resume", "run"),
     "jaxcnn.train.optim": ("OptimConfig",),
     "jaxcnn.train.schedules": ("ScheduleConfig",),

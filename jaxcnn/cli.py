@@ -173,36 +173,68 @@ def _evaluate(arguments: list[str]) -> None:
     _print_table(["metric", "value"], [(metric_name(k), metric_value(k, v)) for k, v in metrics.items()])
 
 
-def _models(arguments: list[str]) -> None:
-    """List the models with their parameters and multiply-adds."""
+def _export(arguments: list[str]) -> None:
+    """Write a run's network for other programs: weights, and a StableHLO module."""
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
+        run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+        """The run folder."""
+        output: Path | None = None
+        """Folder for the files; None: RUN/export."""
+        checkpoint: Literal["last", "best"] = "last"
+        """The newest, or the best by validation accuracy."""
+
+    parsed = parse(Arguments, "export", _export.__doc__ or "", arguments, "run")
+    _prepare_process(distributed=False)
+    from jaxcnn.runs.export import export
+
+    paths = export(parsed.run, parsed.output or parsed.run / "export", checkpoint=parsed.checkpoint)
+    _print_table(["file", "MiB"], [(str(path), f"{path.stat().st_size / 2**20:,.2f}") for path in paths], right=(1,))
+
+
+def _models(arguments: list[str]) -> None:
+    """List the models with their parameters, multiply-adds and receptive fields."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        family: str | None = None
+        """The models of one family only, such as resnet; None: all."""
         json: bool = False
         """Print a JSON list in place of a table."""
 
     parsed = parse(Arguments, "models", _models.__doc__ or "", arguments)
     from jaxcnn.models.summary import model_rows
 
+    found = model_rows(parsed.family)
     if parsed.json:
-        print(json.dumps([asdict(row) for row in model_rows()], indent=1))
+        print(json.dumps([asdict(row) for row in found], indent=1))
         return
     rows = [
         (
-            r.name,
-            str(r.year),
-            r.paper,
-            "x".join(map(str, r.input_shape)),
-            f"{r.params:,}",
-            f"{r.macs / 1e6:,.1f} M",
+            row.name,
+            row.family,
+            str(row.year),
+            row.paper,
+            _by(row.input_shape),
+            f"{row.params:,}",
+            _mega(row.macs),
+            _field(row.receptive_field),
         )
-        for r in model_rows()
+        for row in found
     ]
-    _print_table(["name", "year", "paper", "input", "parameters", "MACs"], rows, right=(4, 5))
+    header = ["name", "family", "year", "paper", "input", "parameters", "MACs", "sees"]
+    _print_table(header, rows, right=(5, 6, 7))
+
+
+_SUMMARY_HELP = """--options KEY VALUE ... are the model's own options, as in --options shortcut A.
+
+Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive field in pixels.
+A model made with auxiliary heads (--options aux_heads True) counts with them, as it is trained."""
 
 
 def _summary(arguments: list[str]) -> None:
-    """Print a model's stages: output, parameters, multiply-adds, receptive field."""
+    """Print a model layer by layer: output, parameters, multiply-adds, receptive field, activation memory."""
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
@@ -212,43 +244,103 @@ def _summary(arguments: list[str]) -> None:
         """Side of the square input in pixels; None: the size the model was published with."""
         num_classes: int | None = None
         """Logits; None: as published."""
-        layers: bool = False
-        """One row for each layer in place of each stage."""
+        stages: bool = False
+        """One row for each stage in place of each layer."""
 
-    parsed = parse(Arguments, "summary", _summary.__doc__ or "", arguments, "name")
+    options, arguments = take_pairs("--options", arguments)
+    parsed = parse(Arguments, "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
     from jaxcnn.models import MODELS, create, summary
 
-    model = create(parsed.name) if parsed.num_classes is None else create(parsed.name, num_classes=parsed.num_classes)
+    if parsed.num_classes is not None:
+        options["num_classes"] = parsed.num_classes
+    model = create(parsed.name, **options)
     shape = MODELS[parsed.name].input_shape
     if parsed.input is not None:
         if parsed.input < 1:
             raise UsageError(f"--input is {parsed.input}: expected a size in pixels, such as {shape[0]}")
         shape = (parsed.input, parsed.input, shape[2])
-    found = (summary.summarize if parsed.layers else summary.stage_rows)(model, shape)
+    found = (summary.stage_rows if parsed.stages else summary.summarize)(model, shape)
+
+    def numbers(params: int, macs: int, sees: str, memory: int) -> tuple[str, ...]:
+        return f"{params:,}", _mega(macs), sees, f"{memory / 2**20:,.2f} MiB"
+
     rows = [
         (
             row.path,
             row.kind,
-            "x".join(map(str, row.output_shape)),
-            f"{row.params:,}",
-            f"{row.macs / 1e6:,.1f} M",
-            "-" if row.receptive_field is None else str(row.receptive_field),
-            f"{row.activation_bytes / 2**20:,.2f} MiB",
+            _by(row.output_shape),
+            *numbers(row.params, row.macs, _field(row.receptive_field), row.activation_bytes),
         )
         for row in found
     ]
-    params, macs = sum(row.params for row in found), sum(row.macs for row in found)
-    rows.append(("total", "", "", f"{params:,}", f"{macs / 1e6:,.1f} M", "", ""))
-    header = ["stage", "kind", "output", "parameters", "MACs", "sees", "activations"]
-    print(f"{parsed.name}, one image of {'x'.join(map(str, shape))}, float32")
+    sums = [sum(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]
+    rows.append(("total", "", "", *numbers(sums[0], sums[1], "", sums[2])))
+    header = ["stage" if parsed.stages else "layer", "kind", "output", "parameters", "MACs", "sees", "activations"]
+    print(f"{parsed.name}, one image of {_by(shape)}")
     _print_table(header, rows, right=(3, 4, 5, 6))
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _mega(macs: int) -> str:
+    return f"{macs / 1e6:,.1f} M"
+
+
+def _field(pixels: int | None) -> str:
+    return "-" if pixels is None else f"{pixels:,}"
+
+
+def _predict(arguments: list[str]) -> None:
+    """Print the most probable classes of images, by weights of another library or of our own."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")] = ()
+        """Image files."""
+        weights: Path | None = None
+        """A .safetensors, .pth or .h5 file."""
+        model: str = "jaxcnn"
+        """What the weights are of, such as torchvision/resnet50 or timm/vgg16; jaxcnn: the file, one of
+        jaxcnn.weights.save, says it."""
+        top: int = 5
+        """How many classes."""
+        json: bool = False
+        """Print a JSON list in place of a table."""
+
+    parsed = parse(Arguments, "predict", _predict.__doc__ or "", arguments, "images")
+    if parsed.weights is None:
+        raise UsageError("which weights? expected --weights FILE, see jaxcnn predict --help")
+    if not parsed.images:
+        raise UsageError("which images? expected jaxcnn predict --weights FILE IMAGE ...")
+    if parsed.top < 1:
+        raise UsageError(f"--top is {parsed.top}: expected a number of classes, at least 1")
+    _prepare_process(distributed=False)
+    from jaxcnn.weights import load
+    from jaxcnn.weights.predict import predict
+
+    model, variables = load(parsed.model, parsed.weights)
+    found = predict(model, variables, parsed.images, parsed.top)
+    if parsed.json:
+        guesses = [{"image": str(i), "top": [asdict(g) for g in f]} for i, f in zip(parsed.images, found, strict=True)]
+        print(json.dumps(guesses, indent=1))
+        return
+    rows = [
+        (str(image), f"{guess.probability:.4f}", str(guess.index), guess.name)
+        for image, best in zip(parsed.images, found, strict=True)
+        for guess in best
+    ]
+    _print_table(["image", "probability", "index", "class"], rows, right=(1, 2))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "export": _export,
     "models": _models,
     "summary": _summary,
+    "predict": _predict,
 }
 
 

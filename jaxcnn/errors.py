@@ -8,6 +8,10 @@ class UsageError(ValueError):
     """A mistake in what was asked for. The command line prints the message alone and exits with 2."""
 
 
+class InputTooSmall(UsageError):
+    """A window that does not fit into what a layer is given."""
+
+
 class RunError(RuntimeError):
     """A run that cannot go on (non-finite loss, full disk, no good checkpoint). Exits with 1."""
 

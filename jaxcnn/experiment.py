@@ -34,6 +34,12 @@ class ModelConfig:
     """What the layers compute in. Parameters, BatchNorm statistics, logits and loss are float32 always."""
     options: dict[str, OptionValue] = field(default_factory=dict)
     """Variant of the architecture, as pairs KEY VALUE, such as shortcut B; an unknown KEY lists those there are."""
+    weights: Path | None = None
+    """File to start from: ours, as `jaxcnn export` writes it, or one of `peer`; None: initialised. A head for another
+    number of classes is initialised. Images are then normalised as the weights expect, where data.mean and data.std
+    do not say otherwise."""
+    peer: str = "jaxcnn"
+    """Whose file `weights` is, such as torchvision/resnet50."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,9 @@ class TrainConfig:
     """Mass moved from the label to all classes alike, in [0, 1)."""
     accumulation_steps: int = 1
     """Parts that each batch is run in, one after the other, to save memory; BatchNorm sees one part."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are, as shell patterns over their paths, such as 'stem/*' 'stage1/*'. BatchNorm
+    of a frozen path normalises by its running statistics, which stay, too."""
     ema_decay: float | None = None
     """Decay per step of an average of the parameters, which evaluation then uses; None: none."""
     recompute_batch_stats: bool = False
@@ -144,6 +153,10 @@ def _check_ranges(experiment: Experiment) -> None:
         raise UsageError(f"train.label_smoothing is {train.label_smoothing}: expected a value in [0, 1), such as 0.1")
     if train.ema_decay is not None and not 0.0 < train.ema_decay < 1.0:
         raise UsageError(f"train.ema_decay is {train.ema_decay}: expected a value between 0 and 1, such as 0.999")
+    if experiment.model.weights is None and experiment.model.peer != ModelConfig.peer:
+        raise UsageError(f"model.peer is {experiment.model.peer!r} without a file: give model.weights, too")
+    if train.frozen and train.recompute_batch_stats:
+        raise UsageError("train.recompute_batch_stats would change the statistics that train.frozen keeps: give one")
     if not 0 <= experiment.seed < 2**32:
         raise UsageError(f"seed is {experiment.seed}: expected 0 to {2**32 - 1}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment.name):
@@ -172,10 +185,12 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
 def fingerprint(experiment: Experiment) -> str:
     """Return ten hexadecimal digits of the SHA-256 over all fields that the result depends on.
 
-    A TFDS data set is told apart by its name, wherever it is stored; .npz files and folders of images have no other
-    name than their path.
+    A TFDS data set is told apart by its name, wherever it is stored; .npz files, folders of images and files of
+    weights have no other name than their path.
     """
     values = _material(experiment)
+    if experiment.model.weights is not None:
+        values["model.weights"] = str(experiment.model.weights.expanduser().resolve())
     if experiment.data.source in ("npz", "folder") and experiment.data.path is not None:
         values["data.path"] = str(experiment.data.path.expanduser().resolve())
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]

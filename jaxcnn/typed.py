@@ -49,7 +49,7 @@ def expected(hint: Any) -> str:
     if origin in _UNIONS:
         return " or ".join(map(expected, parts))
     if origin is tuple:
-        return _LISTS[parts[0]]
+        return _LISTS.get(parts[0], "numbers")
     if origin is dict:
         return "values by name"
     return _WORDS.get(hint) or f"the fields of {hint.__name__}"

@@ -12,7 +12,6 @@ import pytest
 import jaxcnn
 from jaxcnn import arguments, cli, runs
 from jaxcnn.experiment import Experiment, load_experiment, to_dict
-from jaxcnn.models import MODELS
 from jaxcnn.typed import leaves
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +61,10 @@ def asked(monkeypatch):
     ("words", "message"),
     [
         ("trian", "unknown command 'trian': did you mean 'train'?"),
-        ("--frobnicate", "unknown command '--frobnicate': valid choices are evaluate, models, summary, train"),
+        (
+            "--frobnicate",
+            "unknown command '--frobnicate': valid choices are evaluate, export, models, predict, summary, train",
+        ),
         ("train", "which experiment? expected jaxcnn train experiments/NAME.py, or --resume RUN"),
         ("train --quiet", "which experiment?"),
         ("train ''", "which experiment?"),
@@ -79,12 +81,16 @@ def asked(monkeypatch):
         ("evaluate a --split", "--split needs a value: expected test or val or train"),
         ("models foo", "unexpected argument 'foo': see jaxcnn models --help"),
         ("models --foo", "unknown option --foo"),
+        ("models --family resnt", "unknown family 'resnt': did you mean 'resnet'?"),
         ("models --json=yes", "--json takes no value: write --json or --no-json"),
         ("summary", "NAME is missing: see jaxcnn summary --help"),
         ("summary resnt50", "unknown model 'resnt50': did you mean 'resnet50'?"),
         ("summary resnet50 --input 0", "--input is 0: expected a size in pixels, such as 224"),
         ("summary resnet50 --input x", "--input is 'x': expected a whole number or None"),
         ("summary resnet50 --num-classes 0", "num_classes=0: expected an integer of at least 1"),
+        ("summary resnet20 --options shortcut", "--options takes pairs KEY VALUE: found shortcut"),
+        ("summary resnet20 --options shortcut D", "unknown shortcut of resnet20 'D': valid choices are A"),
+        ("summary vgg16 --input 20", "images of 20x20: this VGG needs at least 32x32"),
         ("summary lenet5 --input 5", "LeNet-5 got images of shape (1, 5, 5, 1); expected"),
     ],
 )
@@ -258,19 +264,29 @@ def test_help_without_a_file(capsys):
     assert capsys.readouterr().out.endswith("0.1.0\n")
 
 
-def test_models_and_summary(capsys, monkeypatch):
+def test_models(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")  # narrower than the table: no number may be cut
-    assert cli._main(["models"]) == 0
+    assert cli._main(["models", "--family", "resnet"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == list(MODELS)
-    assert "resnet50      2015  1512.03385         224x224x3  25,557,032   4,089.2 M" in lines
-    assert all(line == line.rstrip() and len(line) < 80 for line in lines)
-    assert cli._main(["models", "--json"]) == 0
+    row = "resnet50 resnet 2015 1512.03385 224x224x3 25,557,032 4,089.2 M 427"
+    assert row in [" ".join(line.split()) for line in lines]
+    assert all(line == line.rstrip() for line in lines)
+    assert cli._main(["models", "--json", "--family", "lenet"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(MODELS) and rows[0]["params"] == 61_706
-    assert cli._main(["summary", "lenet5", "--num-classes", "7", "--layers"]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("lenet5, one image of 28x28x1, float32\n") and out.splitlines()[-1].startswith("total")
+    assert [row["name"] for row in rows] == ["lenet5", "lenet5_valid", "lenet5_1998"]
+    assert (rows[0]["params"], rows[0]["receptive_field"]) == (61_706, 14)
+
+
+def test_summary(capsys):
+    assert cli._main(["summary", "lenet5", "--num-classes", "7", "--options", "pooling", "avg"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "lenet5, one image of 28x28x1"
+    assert [line.split()[0] for line in lines[3:]] == ["conv1", "conv2", "fc1", "fc2", "head", "total"]
+    assert lines[3].split() == ["conv1", "Conv", "28x28x6", "156", "0.1", "M", "5", "0.02", "MiB"]
+    assert lines[-1].split() == ["total", "61,451", "0.4", "M", "0.02", "MiB"]
+    assert cli._main(["summary", "resnet20", "--stages", "--input", "64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[3:]] == ["stem", "stage1", "stage2", "stage3", "head", "total"]
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +372,8 @@ def test_nothing_is_imported_needlessly():
 import contextlib, io, sys
 from jaxcnn import cli
 heavy = {"pandas", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "grain", "tensorboardX", "PIL", "scipy"}
-for words in (["--help"], ["models"], ["summary", "lenet5"], ["train", "%s", "--data.image-size", "0"]):
+for line in ("--help", "models --family lenet", "summary lenet5", "train %s --data.image-size 0"):
+    words = line.split()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         cli._main(words)
     if words == ["--help"]:

@@ -5,12 +5,14 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
 from jaxcnn.errors import UsageError
+from jaxcnn.preprocessing import Preprocessing
+from jaxcnn.typed import check
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,24 +20,29 @@ if TYPE_CHECKING:
 Resize = Literal["bilinear", "bicubic", "pad"]
 
 
+def preprocessing(shape: Sequence[int], resize: Resize, mean: np.ndarray, std: np.ndarray) -> Preprocessing:
+    """Return how any image becomes one of `shape` [height, width, channels], the way `fit` does it, and normalised."""
+    height, width, channels = shape
+    found = {
+        "size": [height, width],
+        "resize": min(height, width),
+        "interpolation": "none" if resize == "pad" else resize,
+        "channels": "L" if channels == 1 else "RGB",
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
+    return check(Preprocessing, found, "")
+
+
 def fit(image: "Image", size: int | None, resize: Resize) -> "Image":
     """Return `image` as size x size (see DataConfig.resize), or as it is where `size` is None."""
-    from PIL import Image
-
     if size is None or image.size == (size, size):
         return image
-    width, height = image.size
-    if resize == "pad":
-        if max(width, height) > size:
-            raise UsageError(f"an image of {height}x{width} cannot be padded to {size}x{size}: use bilinear")
-    else:
-        scale = size / min(width, height)
-        width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        method = Image.Resampling.BILINEAR if resize == "bilinear" else Image.Resampling.BICUBIC
-        image = image.resize((width, height), method)
-    # A box that reaches outside of the image is filled with zeros.
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    if resize == "pad" and max(image.size) > size:
+        width, height = image.size
+        raise UsageError(f"an image of {height}x{width} cannot be padded to {size}x{size}: use bilinear")
+    interpolation: Any = "none" if resize == "pad" else resize
+    return Preprocessing(size=(size, size), resize=size, interpolation=interpolation).resized(image)
 
 
 def decode(encoded: bytes, channels: int, size: int | None, resize: Resize) -> UInt8[np.ndarray, "h w c"]:

@@ -1,6 +1,7 @@
 """Layers: Flax Linen modules, the pure functions under them, and the arithmetic of their geometry."""
 
-from jaxcnn.layers.blocks import ConvNorm, SqueezeExcite
+from jaxcnn.layers.blocks import Blocks, ConvNorm, DenseAct, InvertedResidual, SqueezeExcite, padding_of
+from jaxcnn.layers.branches import Branches, Chain, Row
 from jaxcnn.layers.conv import (
     Conv,
     ConvTranspose,
@@ -62,22 +63,30 @@ from jaxcnn.layers.pool import (
     sum_pool,
 )
 from jaxcnn.layers.residual import Shortcut, residual, subsample_and_widen
+from jaxcnn.layers.resize import BilinearUpsample, resize_bilinear
 
 __all__ = [
     "BatchNorm",
+    "BilinearUpsample",
+    "Blocks",
+    "Branches",
+    "Chain",
     "Constant",
     "Conv",
     "ConvNorm",
     "ConvTranspose",
     "Dense",
+    "DenseAct",
     "Dropout",
     "GroupNorm",
     "Initializer",
     "InstanceNorm",
+    "InvertedResidual",
     "LayerNorm",
     "LocallyConnected",
     "Normal",
     "ReceptiveField",
+    "Row",
     "Shortcut",
     "SqueezeExcite",
     "StochasticDepth",
@@ -110,9 +119,11 @@ __all__ = [
     "max_pool",
     "ones",
     "output_size",
+    "padding_of",
     "prod_pool",
     "receptive_field",
     "residual",
+    "resize_bilinear",
     "round_channels",
     "same_padding",
     "subsample_and_widen",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from jaxcnn.errors import UsageError, unknown
+from jaxcnn.errors import InputTooSmall, UsageError, unknown
 
 Edges = tuple[int, int]
 Padding = int | str | Sequence[int] | Sequence[Edges]
@@ -111,7 +111,7 @@ def output_size(
     padding before it (torch's rule).
 
     Raises:
-        UsageError: where the window is larger than the padded input; names the smallest input.
+        InputTooSmall: where the window is larger than the padded input; names the smallest input.
 
     >>> output_size(227, kernel=11, stride=4)
     55
@@ -119,10 +119,11 @@ def output_size(
     lo, hi = _edges(padding, size, kernel, stride, dilation)
     extent = window_extent(kernel, dilation)
     room = size + lo + hi - extent
-    if room < 0:
-        raise UsageError(
+    spare = stride - 1 if ceil_mode else 0
+    if room + spare < 0:
+        raise InputTooSmall(
             f"input of size {size} with padding {(lo, hi)} is smaller than the window, which spans {extent}: "
-            f"the smallest input is {max(extent - lo - hi, 1)}"
+            f"the smallest input is {max(extent - lo - hi - spare, 1)}"
         )
     if not ceil_mode:
         return room // stride + 1
@@ -146,7 +147,7 @@ def conv_transpose_output_size(
     lo, hi = _edges(padding, size, kernel, stride, dilation)
     outputs = (size - 1) * stride + window_extent(kernel, dilation) - lo - hi + output_padding
     if outputs < 1:
-        raise UsageError(f"padding {(lo, hi)} leaves nothing of a transposed convolution of size {size}")
+        raise InputTooSmall(f"padding {(lo, hi)} leaves nothing of a transposed convolution of size {size}")
     return outputs
 
 

@@ -12,15 +12,16 @@ from jaxcnn.layers.conv import Conv
 from jaxcnn.layers.geometry import per_dimension
 from jaxcnn.layers.initialisers import Initializer, he_normal_fan_out
 
-SHORTCUTS = ("identity", "A", "B", "C")
+SHORTCUTS = ("identity", "A", "A_centred", "B", "C")
 
 
 def subsample_and_widen(
-    x: Float[Array, "batch *sizes channels"], features: int, strides: Sequence[int]
+    x: Float[Array, "batch *sizes channels"], features: int, strides: Sequence[int], centred: bool = False
 ) -> Float[Array, "batch *out_sizes features"]:
-    """Take every `strides`-th position and append zero channels after the given ones (option A).
+    """Take every `strides`-th position and add zero channels (option A).
 
-    The zeros come after, as in fb.resnet.torch; some CIFAR codes put half of them on each side.
+    The zeros come after the given channels, as in fb.resnet.torch; `centred` puts half of them on each side, as
+    some CIFAR codes do.
 
     Raises:
         UsageError: where there are more channels than `features`.
@@ -29,7 +30,8 @@ def subsample_and_widen(
     if extra < 0:
         raise UsageError(f"shortcut A cannot narrow {x.shape[-1]} channels to {features}: use option 'B'")
     x = x[(slice(None), *(slice(None, None, s) for s in strides))]
-    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, extra),))
+    before = extra // 2 if centred else 0
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((before, extra - before),))
 
 
 class Shortcut(nn.Module):
@@ -39,8 +41,8 @@ class Shortcut(nn.Module):
         features: channels of the branch's result.
         strides: total stride of the branch, an int or one per spatial dimension.
         option: "identity" (shapes must agree); "A" subsampling with zero channels where the shapes change, no
-            parameters; "B" projection (1x1 convolution `conv`, then `norm`) where they change; "C" projection
-            always.
+            parameters; "A_centred" the same with half of the zeros on each side; "B" projection (1x1 convolution
+            `conv`, then `norm`) where they change; "C" projection always.
         norm: makes the norm after the projection when called with `name=`, say a partial of BatchNorm; None
             leaves it out (pre-activation networks).
         kernel_init: initialiser of the projection.
@@ -69,8 +71,8 @@ class Shortcut(nn.Module):
             raise UsageError(f"identity cannot turn {x.shape[-1]} channels into {self.features}, strides {strides}")
         if self.option != "C" and not changes:
             return x
-        if self.option == "A":
-            return subsample_and_widen(x, self.features, strides)
+        if self.option in ("A", "A_centred"):
+            return subsample_and_widen(x, self.features, strides, centred=self.option == "A_centred")
         y = Conv(
             self.features,
             (1,) * dims,

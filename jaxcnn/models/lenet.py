@@ -148,6 +148,11 @@ class LeNet5Paper(Model):
             return x
         return -0.5 * jnp.sum(jnp.square(x[:, None] - DIGIT_CODES), axis=-1)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Images that the model admits."""
+        return 28, 28, 1
+
 
 class LeNet5(Model):
     """LeNet-5 as built today: dense C3, pooling without weights, fully connected logits.
@@ -180,6 +185,11 @@ class LeNet5(Model):
         if self.num_classes is None:
             return x
         return Dense(self.num_classes, name="head")(x)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Images that the model admits."""
+        return 28, 28, 1
 
 
 lenet5_1998 = LeNet5Paper

@@ -10,56 +10,106 @@ as published).
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Shortcut, global_avg_pool, max_pool, residual
 from jaxcnn.layers.initialisers import VarianceScaling, ones, zero_gamma
 from jaxcnn.models.base import Model
 
-ConvRow = tuple[int, int, int]  # features, kernel size, stride
 # Uniform in +-1/sqrt(fan_in), the Linear layer of torch; the paper does not say.
 head_init = VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
-def block_rows(block: str, width: int, strides: int, variant: str) -> tuple[ConvRow, ...]:
-    """Return the convolutions of one block (1512.03385, figure 5), `block` being "basic" or "bottleneck"."""
+class ConvRow(NamedTuple):
+    """One convolution of a block."""
+
+    features: int
+    kernel_size: int
+    strides: int = 1
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def padding(self) -> int:
+        """The padding, on each side, that keeps the size at stride 1."""
+        return self.kernel_size // 2 * self.dilation
+
+
+def block_rows(
+    block: str,
+    width: int,
+    strides: int,
+    variant: str,
+    inner_width: int | None = None,
+    groups: int = 1,
+    dilation: tuple[int, int] = (1, 1),
+) -> tuple[ConvRow, ...]:
+    """Return the convolutions of one block (1512.03385, figure 5).
+
+    Args:
+      block: "basic" or "bottleneck".
+      width: features of a basic block, a quarter of a bottleneck's.
+      strides: of the whole block.
+      variant: see `ResNet`.
+      inner_width: of a bottleneck's 3x3; None is `width`.
+      groups: of a bottleneck's 3x3.
+      dilation: up to and including the strided convolution, and after it.
+    """
+    before, after = dilation
     if block == "basic":
-        return (width, 3, strides), (width, 3, 1)
-    first, second = (strides, 1) if variant == "v1" else (1, strides)
-    return (width, 1, first), (width, 3, second), (4 * width, 1, 1)
+        return ConvRow(width, 3, strides, before), ConvRow(width, 3, 1, after)
+    inner = width if inner_width is None else inner_width
+    if variant == "v1":
+        return ConvRow(inner, 1, strides), ConvRow(inner, 3, 1, after, groups), ConvRow(4 * width, 1)
+    return ConvRow(inner, 1), ConvRow(inner, 3, strides, before, groups), ConvRow(4 * width, 1)
 
 
 class Block(nn.Module):
-    """conv-BN-ReLU ... conv-BN, plus the shortcut (None in a plain network), ReLU."""
+    """conv-BN-ReLU ... conv-BN, plus the shortcut (None in a plain network), ReLU.
+
+    `squeeze_excite(features, name=...)`, where there is one, makes what scales the branch before the addition.
+    """
 
     rows: tuple[ConvRow, ...]
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     shortcut: Callable[..., nn.Module] | None
     zero_gamma: bool = False
+    squeeze_excite: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
         """Return the block's output, h2 = ceil(h / strides)."""
         y = x
-        for i, (features, kernel, strides) in enumerate(self.rows, 1):
+        for i, row in enumerate(self.rows, 1):
             last = i == len(self.rows)
             gamma = zero_gamma if last and self.zero_gamma else ones
-            y = self.conv(features, kernel, strides=strides, padding=kernel // 2, name=f"conv{i}")(y)
+            y = self.conv(
+                row.features,
+                row.kernel_size,
+                strides=row.strides,
+                padding=row.padding,
+                kernel_dilation=row.dilation,
+                groups=row.groups,
+                name=f"conv{i}",
+            )(y)
             y = self.norm(scale_init=gamma, name=f"bn{i}")(y)
             y = y if last else nn.relu(y)
+        if self.squeeze_excite is not None:
+            y = self.squeeze_excite(y.shape[-1], name="se")(y)
         if self.shortcut is not None:
-            total = max(strides for _, _, strides in self.rows)
+            total = max(row.strides for row in self.rows)
             y = residual(x, y, self.shortcut(y.shape[-1], total, name="shortcut"))
         return nn.relu(y)
 
 
 class Stage(nn.Module):
-    """Blocks in a row, named block1, block2, ...; `make_block(first, name=...)` builds each."""
+    """Blocks in a row, named block1, block2, ...; `make_block(number, name=...)` builds each, from number 1."""
 
     depth: int
     make_block: Callable[..., nn.Module]
@@ -68,20 +118,22 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
         """Return the output of the last block."""
         for i in range(1, self.depth + 1):
-            x = self.make_block(i == 1, name=f"block{i}")(x)
+            x = self.make_block(i, name=f"block{i}")(x)
         return x
 
 
 class Stem(nn.Module):
     """The layers before stage 1: 3x3 for small images ("cifar"), or 7x7/2 and 3x3/2 max pooling ("imagenet").
 
-    Without `norm` (pre-activation networks) there is only the convolution and the pooling.
+    Without `norm` (pre-activation networks) there is only the convolution and the pooling. `zero_padded` pools
+    with zeros around the maps, which matters where they may be negative.
     """
 
     kind: str
     width: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module] | None
+    zero_padded: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 width"]:
@@ -90,7 +142,11 @@ class Stem(nn.Module):
         x = self.conv(self.width, kernel, strides=strides, padding=kernel // 2, name="conv")(x)
         if self.norm is not None:
             x = nn.relu(self.norm(name="bn")(x))
-        return max_pool(x, 3, 2, padding=1) if self.kind == "imagenet" else x
+        if self.kind == "cifar":
+            return x
+        if self.zero_padded:
+            return max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2)
+        return max_pool(x, 3, 2, padding=1)
 
 
 class ResNet(Model):
@@ -101,10 +157,15 @@ class ResNet(Model):
       depths: blocks per stage; each stage after the first halves the maps and doubles the width.
       width: features of the first stage (a quarter of its output's for bottlenecks).
       stem: see `Stem`.
-      shortcut: where shapes change, "A" subsamples and appends zero channels and "B" projects (1x1
-        convolution and BatchNorm); "C" projects in every block; "none" is the plain network.
+      shortcut: where shapes change, "A" subsamples and appends zero channels ("A_centred": half of them before)
+        and "B" projects (1x1 convolution and BatchNorm); "C" projects in every block; "none" is the plain network.
       variant: where a bottleneck takes its stride, "v1.5" in the 3x3 and "v1" in the first 1x1; basic blocks
         have one place only.
+      groups: of the 3x3 of bottlenecks (ResNeXt's cardinality).
+      width_per_group: of the 3x3 of the first stage's bottlenecks, in 64ths of `width`: its features are
+        groups * (width * width_per_group / 64), and double with the stages.
+      output_stride: the most by which the maps shrink; stages that would go beyond keep their size and dilate
+        their 3x3 convolutions instead, so that each still sees what it would have seen (DeepLab).
       zero_gamma: start each block as its shortcut (Goyal et al. 2017, 1706.02677).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
@@ -115,8 +176,11 @@ class ResNet(Model):
     depths: tuple[int, ...]
     width: int = 64
     stem: Literal["cifar", "imagenet"] = "imagenet"
-    shortcut: Literal["none", "A", "B", "C"] = "B"
+    shortcut: Literal["none", "A", "A_centred", "B", "C"] = "B"
     variant: Literal["v1", "v1.5"] = "v1.5"
+    groups: int = 1
+    width_per_group: int = 64
+    output_stride: Literal[8, 16, 32] = 32
     zero_gamma: bool = False
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
@@ -127,20 +191,49 @@ class ResNet(Model):
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
+        return head(self.stage_maps(x, train)[-1], self.num_classes)
+
+    @nn.nowrap
+    def stage_maps(self, x: Float[Array, "batch height width channels"], train: bool) -> list[Array]:
+        """Return the output of each stage, making stem and stages in the `__call__` that this is called from."""
+        if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
+            raise UsageError("groups and width_per_group are a bottleneck's: block='basic' has 1 and 64")
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
         plain = self.shortcut == "none"
         shortcut = None if plain else partial(Shortcut, option=self.shortcut, norm=norm, dtype=self.dtype)
+        squeeze_excite = self.squeeze_excite()
 
-        def make_block(first: bool, name: str, *, width: int, strides: int) -> nn.Module:
-            rows = block_rows(self.block, width, strides if first else 1, self.variant)
-            return Block(rows, conv, norm, shortcut, self.zero_gamma, name=name)
+        def make_block(number: int, name: str, *, width: int, strides: int, dilation: tuple[int, int]) -> nn.Module:
+            first = number == 1
+            rows = block_rows(
+                self.block,
+                width,
+                strides if first else 1,
+                self.variant,
+                inner_width=self.groups * max(1, width * self.width_per_group // 64),
+                groups=self.groups,
+                dilation=dilation if first else (dilation[1], dilation[1]),
+            )
+            return Block(rows, conv, norm, shortcut, self.zero_gamma, squeeze_excite, name=name)
 
         x = Stem(self.stem, self.width, conv, norm, name="stem")(x)
+        maps = []
+        shrunk, dilation = 4 if self.stem == "imagenet" else 1, 1
         for i, depth in enumerate(self.depths):
-            make = partial(make_block, width=self.width * 2**i, strides=1 if i == 0 else 2)
+            before, strides = dilation, 1 if i == 0 else 2
+            if shrunk * strides > self.output_stride:
+                dilation, strides = dilation * strides, 1
+            shrunk *= strides
+            make = partial(make_block, width=self.width * 2**i, strides=strides, dilation=(before, dilation))
             x = Stage(depth, make, name=f"stage{i + 1}")(x)
-        return head(x, self.num_classes)
+            maps.append(x)
+        return maps
+
+    @nn.nowrap
+    def squeeze_excite(self) -> Callable[..., nn.Module] | None:
+        """Return what makes `Block.squeeze_excite`; None in a plain ResNet, for networks built on it to replace."""
+        return None
 
 
 def head(x: Float[Array, "batch h w c"], num_classes: int | None) -> Float[Array, "batch outputs"]:

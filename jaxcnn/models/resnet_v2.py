@@ -1,10 +1,10 @@
 """Pre-activation residual networks (He, Zhang, Ren and Sun 2016, 1603.05027).
 
 BatchNorm and ReLU come before each convolution and nothing follows the addition, so the sum runs through the
-whole network untouched; one last BatchNorm and ReLU precede the pooling. Where the shape changes, the
-shortcut is a 1x1 convolution of the activated input, without BatchNorm. Bottlenecks take their stride in a
-stage's first block (Keras: in the last block of the stage before): the CIFAR networks in its first 1x1, as
-the authors' resnet-1k-layers, and the ImageNet networks in its 3x3, as timm.
+whole network untouched; one last BatchNorm and ReLU precede the pooling. Where the number of channels changes,
+the shortcut is a 1x1 convolution of the activated input, without BatchNorm. Bottlenecks take their stride in a
+stage's first block: the CIFAR networks in its first 1x1, as the authors' resnet-1k-layers, and the ImageNet
+networks in its 3x3, as timm. Keras and TF-slim released others, `variant="keras"`.
 """
 
 from collections.abc import Callable
@@ -21,34 +21,57 @@ from jaxcnn.models.resnet import ConvRow, Stage, Stem, block_rows, head
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv, two or three times, plus the shortcut (1603.05027, figure 1b)."""
+    """BN-ReLU-conv, two or three times, plus the shortcut (1603.05027, figure 1b).
+
+    `dropout(name=...)`, where there is one, makes what comes before the last convolution. `use_bias` is of the
+    convolutions whose sum is the output, the only ones that no BatchNorm follows in the block.
+    """
 
     rows: tuple[ConvRow, ...]
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    dropout: Callable[..., nn.Module] | None = None
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
         """Return the block's output, h2 = ceil(h / strides)."""
-        y, shortcut = x, x
-        out_features = self.rows[-1][0]
-        total_strides = max(strides for _, _, strides in self.rows)
-        for i, (features, kernel, strides) in enumerate(self.rows, 1):
+        y = x
+        out_features = self.rows[-1].features
+        total_strides = max(row.strides for row in self.rows)
+        shortcut = x[:, ::total_strides, ::total_strides]
+        for i, row in enumerate(self.rows, 1):
+            last = i == len(self.rows)
             y = nn.relu(self.norm(name=f"bn{i}")(y))
-            if i == 1 and (total_strides > 1 or x.shape[-1] != out_features):
-                shortcut = self.conv(out_features, 1, strides=total_strides, name="shortcut")(y)
-            y = self.conv(features, kernel, strides=strides, padding=kernel // 2, name=f"conv{i}")(y)
+            if i == 1 and x.shape[-1] != out_features:
+                shortcut = self.conv(out_features, 1, strides=total_strides, use_bias=self.use_bias, name="shortcut")(y)
+            if last and self.dropout is not None:
+                y = self.dropout(name="dropout")(y)
+            y = self.conv(
+                row.features,
+                row.kernel_size,
+                strides=row.strides,
+                padding=row.padding,
+                use_bias=last and self.use_bias,
+                name=f"conv{i}",
+            )(y)
         return shortcut + y
 
 
 class PreActResNet(Model):
-    """A pre-activation residual network; the attributes are those of `jaxcnn.models.resnet.ResNet`."""
+    """A pre-activation residual network; the attributes are those of `jaxcnn.models.resnet.ResNet`, but for:
+
+    Attributes:
+      variant: "v1" and "v1.5" are those of `ResNet`. In "keras" a stage ends with the stride, in the last block's
+        3x3 with a subsampled shortcut, where the others' next stage begins with it; the convolutions that no
+        BatchNorm follows in their block have biases; and the stem's pooling sees zeros around its maps.
+    """
 
     block: Literal["basic", "bottleneck"]
     depths: tuple[int, ...]
     width: int = 64
     stem: Literal["cifar", "imagenet"] = "imagenet"
-    variant: Literal["v1", "v1.5"] = "v1.5"
+    variant: Literal["v1", "v1.5", "keras"] = "v1.5"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -58,16 +81,23 @@ class PreActResNet(Model):
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
+        keras = self.variant == "keras"
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
 
-        def make_block(first: bool, name: str, *, width: int, strides: int) -> nn.Module:
-            rows = block_rows(self.block, width, strides if first else 1, self.variant)
-            return PreActBlock(rows, conv, norm, name=name)
+        def make_block(number: int, name: str, *, width: int, strides: int, strided: int) -> nn.Module:
+            rows = block_rows(self.block, width, strides if number == strided else 1, self.variant)
+            return PreActBlock(rows, conv, norm, use_bias=keras, name=name)
 
-        x = Stem(self.stem, self.width, conv, None, name="stem")(x)
+        x = Stem(self.stem, self.width, partial(conv, use_bias=keras), None, zero_padded=keras, name="stem")(x)
         for i, depth in enumerate(self.depths):
-            make = partial(make_block, width=self.width * 2**i, strides=1 if i == 0 else 2)
+            unstrided = len(self.depths) - 1 if keras else 0  # The stage that keeps the size.
+            make = partial(
+                make_block,
+                width=self.width * 2**i,
+                strides=1 if i == unstrided else 2,
+                strided=depth if keras else 1,
+            )
             x = Stage(depth, make, name=f"stage{i + 1}")(x)
         return head(nn.relu(norm(name="bn")(x)), self.num_classes)
 

@@ -17,10 +17,12 @@ from jaxtyping import Float32, UInt8
 from jaxcnn import experiment as experiments
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.dataset import check_split
+from jaxcnn.data.images import preprocessing
 from jaxcnn.data.resident import eval_batches
 from jaxcnn.errors import RunError, UsageError, unknown
-from jaxcnn.experiment import Experiment
+from jaxcnn.experiment import Experiment, ModelConfig
 from jaxcnn.models import Model
+from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment, write_identity
 from jaxcnn.runs.recorder import Recorder
@@ -130,6 +132,16 @@ class Run:
         """What `data.json` holds: `class_names`, `image_shape`, `mean`, `std`, sizes and checksums."""
         return read_json(self.path / "data.json")
 
+    @property
+    def norms(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation that images are normalised by, for pixels in 0..1."""
+        return np.asarray(self.data["mean"], np.float32), np.asarray(self.data["std"], np.float32)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From an image file to the network's input, as the run's own images came to be."""
+        return preprocessing(self.data["image_shape"], self.experiment.data.resize, *self.norms)
+
     @cached_property
     def _blueprint(self) -> Blueprint:
         return Blueprint(
@@ -147,12 +159,16 @@ class Run:
     @cached_property
     def state(self) -> TrainState:
         """The state of the newest good checkpoint, on one device; a damaged one is reported on stderr."""
+        return self.restore("last")
+
+    def restore(self, checkpoint: str) -> TrainState:
+        """Return the state of the "last" good or the "best" checkpoint, on one device."""
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return _restore(self.path, self._blueprint.abstract_state(device), "last")
+        return _restore(self.path, self._blueprint.abstract_state(device), checkpoint)
 
     @cached_property
     def _probabilities(self) -> Any:
-        mean, std = (np.asarray(self.data[name], np.float32) for name in ("mean", "std"))
+        mean, std = self.norms
 
         def probabilities(variables: Any, images: jax.Array) -> jax.Array:
             logits: Any = self.model.apply(variables, normalize(images, mean, std), train=False)
@@ -196,7 +212,7 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
     """
     found = load_run(folder)
     with StopFlag() as stop:
-        session = Session(_to_evaluate(found.experiment), stop)
+        session = Session(_to_evaluate(found.experiment), stop, found.norms)
         splits = session.dataset.splits()
         if split not in splits:
             raise unknown("split", split, splits)
@@ -257,10 +273,14 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
 
 
 def _to_evaluate(experiment: Experiment) -> Experiment:
-    """Return the experiment as any machine can score it: devices and parts of a batch are for training."""
+    """Return the experiment as any machine can score it.
+
+    Devices and parts of a batch are for training, and the weights it started from need not be there any more.
+    """
     train, found = experiment.train, jax.device_count()
     devices = math.gcd(train.batch_size, min(train.devices or found, found))
-    return replace(experiment, train=replace(train, devices=devices, parallel="jit", accumulation_steps=1))
+    train = replace(train, devices=devices, parallel="jit", accumulation_steps=1)
+    return replace(experiment, train=train, model=replace(experiment.model, weights=None, peer=ModelConfig.peer))
 
 
 def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, list[str]]:

@@ -55,15 +55,16 @@ class Blueprint:
         )
         self.timetable = _timetable(experiment, examples)
         self.key = jax.random.key(experiment.seed)
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        params = jax.eval_shape(self.model.init, self.key, images)["params"]
-        self.tx = make_optimizer(experiment.optim, experiment.schedule, self.timetable.total_steps, params)
+        self.images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        params = jax.eval_shape(self.model.init, self.key, self.images)["params"]
+        total_steps = self.timetable.total_steps
+        self.tx = make_optimizer(experiment.optim, experiment.schedule, total_steps, params, experiment.train.frozen)
         ema = experiment.train.ema_decay is not None
-        self._create_state = partial(create_state, self.model, self.tx, images=images, ema=ema)
+        self._create_state = partial(create_state, self.model, self.tx, images=self.images, ema=ema)
 
-    def create_state(self) -> TrainState:
-        """Return the state before the first step."""
-        return self._create_state(key=self.key)
+    def create_state(self, variables: Any = None) -> TrainState:
+        """Return the state before the first step, from `variables` where they are given."""
+        return self._create_state(key=self.key, variables=variables)
 
     def abstract_state(self, sharding: jax.sharding.Sharding) -> TrainState:
         """Return the state's shapes, dtypes and sharding: what a checkpoint is restored into."""

@@ -3,7 +3,7 @@
 runs/<name>/<hash>/
   experiment.json    enough to rebuild the experiment
   environment.json   versions, commit, hardware; `resumed`: the same of later sittings, where it was another
-  data.json          classes, image shape, normalisation, checksums of the splits
+  data.json          classes, image shape, normalisation, checksums of the splits and of the weights started from
   metrics.jsonl      rows that are a function of the experiment; timings.jsonl: rows that are not
   events/            the same rows for TensorBoard
   checkpoints/       see train/checkpoint.py
@@ -65,7 +65,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_data(folder: Path, session: Session) -> None:
-    """Compare the session's data with those that the run began with, if it did.
+    """Compare the session's data, and the weights it starts from, with those that the run began with, if it did.
 
     Raises:
       UsageError: they are others.
@@ -73,7 +73,10 @@ def check_data(folder: Path, session: Session) -> None:
     path = folder / "data.json"
     if not path.exists():
         return
-    saved = read_json(path).get("sha256")
+    values = read_json(path)
+    if session.weights_sha256 not in (None, values.get("weights_sha256")):
+        raise UsageError(f"{folder}: {session.experiment.model.weights} does not hold the weights it began with")
+    saved = values.get("sha256")
     if saved is None:
         raise UsageError(f"{path} has no sha256: another version of jaxcnn wrote it, train the run anew")
     splits = session.dataset.splits()
@@ -109,6 +112,7 @@ def _describe_data(session: Session) -> dict[str, Any]:
         "std": session.std.tolist(),
         "examples": {name: len(split) for name, split in splits.items()},
         "sha256": {name: _sha256(split) for name, split in splits.items()},
+        "weights_sha256": session.weights_sha256,
     }
 
 

@@ -13,14 +13,16 @@ from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
 from jaxcnn.runs.blueprint import Blueprint
+from jaxcnn.runs.pretrained import pretrained
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
 from jaxcnn.train.evaluate import evaluate
 from jaxcnn.train.parallel import make_parallel, together
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
-from jaxcnn.train.state import TrainState
+from jaxcnn.train.state import TrainState, init_key, params_sha256
 from jaxcnn.train.step import AUGMENT_KEY, SHUFFLE_KEY, make_eval_step, make_train_step, step_key
+from jaxcnn.weights import Variables
 
 # Steps between the moments at which several processes agree on whether a signal came to one of them.
 _AGREE_EVERY = 10
@@ -34,8 +36,16 @@ class Session(Blueprint):
       Stopped: on a signal, while the data is loaded.
     """
 
-    def __init__(self, experiment: Experiment, stop: StopFlag) -> None:
-        """Load the data and put everything together; nothing is compiled before it is first called."""
+    def __init__(
+        self, experiment: Experiment, stop: StopFlag, norms: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
+        """Load the data and put everything together; nothing is compiled before it is first called.
+
+        Args:
+          experiment: what to put together.
+          stop: polled while data is loaded and between batches.
+          norms: mean and standard deviation to normalise by, where they are known from a run.
+        """
         train = experiment.train
         self.stop = stop
         self.parallel = make_parallel(
@@ -53,7 +63,11 @@ class Session(Blueprint):
             norm_axis=self.parallel.norm_axis,
         )
         self.task = Classification(label_smoothing=train.label_smoothing)
-        self.mean, self.std = normalisation(experiment.data, examples.images)
+        self.pretrained: Variables | None = None
+        if experiment.model.weights is not None:
+            self.pretrained = pretrained(experiment.model, self.model, self.images, init_key(self.key))
+        self.weights_sha256 = None if self.pretrained is None else params_sha256(self.pretrained)
+        self.mean, self.std = norms or _normalisation(experiment, examples.images, self.pretrained)
         rate = make_schedule(experiment.schedule, experiment.optim.learning_rate, self.timetable.total_steps)
         self._learning_rate = jax.jit(partial(current_learning_rate, rate))
 
@@ -63,6 +77,7 @@ class Session(Blueprint):
             self.task,
             accumulation_steps=train.accumulation_steps,
             ema_decay=train.ema_decay,
+            frozen=train.frozen,
             axis_name=self.parallel.step_axis,
         )
         self.train_step = self.parallel.compile_train(step, self.train_batch)
@@ -75,7 +90,7 @@ class Session(Blueprint):
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""
-        return self.parallel.place(self.create_state())
+        return self.parallel.place(self.create_state(self.pretrained))
 
     def arguments(self, step: int) -> tuple:
         """Return what the compiled training step is given at `step`."""
@@ -135,6 +150,29 @@ class Session(Blueprint):
     def _fed(self, compiled: Callable) -> Callable:
         """Return a step of `compile_eval` as a function of variables and a batch on the host."""
         return lambda variables, batch: compiled(variables, (*batch.values(), self.mean, self.std))
+
+
+def _normalisation(
+    experiment: Experiment, images: np.ndarray, variables: Variables | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation, for pixels in 0..1: the experiment's, its weights' or the images'."""
+    data = experiment.data
+    preprocessing = None if variables is None else variables.preprocessing
+    if preprocessing is None or data.mean is not None or data.std is not None or data.per_pixel_mean:
+        return normalisation(data, images)
+    name = f"model.weights {experiment.model.weights}"
+    if preprocessing.channels == "BGR":
+        raise UsageError(f"{name} expects blue first; images here have red first: give data.mean and data.std to go on")
+    unit = 255 * preprocessing.scale
+    mean, std = (
+        np.asarray(values, np.float32) / np.float32(unit) for values in (preprocessing.mean, preprocessing.std)
+    )
+    if mean.shape not in (images.shape[1:], images.shape[-1:]) or std.shape != images.shape[-1:]:
+        raise UsageError(
+            f"{name} subtracts a mean of shape {mean.shape}, the images are {images.shape[1:]}: "
+            "give data.mean and data.std"
+        )
+    return mean, std
 
 
 def _check_parts(batch_size: int, parts: int, devices: int) -> None:

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
+from jaxcnn.models.base import WithAux
 
 Sums = dict[str, jax.Array]
 
@@ -29,14 +30,23 @@ class Classification:
             raise UsageError(f"label_smoothing is {self.label_smoothing}: expected a value in [0, 1), such as 0.1")
 
     def loss(
-        self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]
+        self, outputs: Float[Array, "batch classes"] | WithAux, batch: Mapping[str, jax.Array]
     ) -> tuple[Float[Array, ""], Sums]:
-        """Return the mean smoothed cross-entropy that training minimises, and the sums for the metrics."""
+        """Return the mean smoothed cross-entropy that training minimises, and the sums for the metrics.
+
+        Each auxiliary head's cross-entropy is added with the model's weight; the sums are of the main logits alone.
+        """
+        logits, aux, weight = outputs if isinstance(outputs, WithAux) else (outputs, (), 0.0)
+        loss = self._smoothed_sum(logits, batch)
+        sums = self.sums(logits, batch) | {"loss": loss}
+        minimised = loss + weight * sum(self._smoothed_sum(head, batch) for head in aux)
+        return minimised / jnp.maximum(sums["count"], 1).astype(loss.dtype), sums
+
+    def _smoothed_sum(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Float[Array, ""]:
+        """Return the smoothed cross-entropy summed over the unmasked examples."""
         targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
         targets = optax.smooth_labels(targets, self.label_smoothing)
-        loss = jnp.where(batch["mask"], optax.softmax_cross_entropy(logits, targets), 0.0).sum()
-        sums = self.sums(logits, batch) | {"loss": loss}
-        return loss / jnp.maximum(sums["count"], 1).astype(loss.dtype), sums
+        return jnp.where(batch["mask"], optax.softmax_cross_entropy(logits, targets), 0.0).sum()
 
     def sums(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Sums:
         """Return sums over the batch's unmasked examples; the loss here is the plain cross-entropy.

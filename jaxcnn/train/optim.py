@@ -266,9 +266,7 @@ def matching(field: str, patterns: Sequence[str], params_like: Any) -> Any:
     paths = [path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params_like)]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in paths):
-            raise UsageError(
-                f"{field} pattern {pattern!r} matches no parameter; nearest: {_nearest(pattern, paths)!r}"
-            )
+            raise UsageError(f"{field} pattern {pattern!r} matches no parameter; nearest: {_nearest(pattern, paths)!r}")
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: any(fnmatchcase(path(keys), pattern) for pattern in patterns), params_like
     )

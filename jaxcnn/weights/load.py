@@ -45,10 +45,13 @@ def variables_of(
     in_file = _classes_in_file(peer, tensors, head) or published
     for path, shape in head.items():
         shapes[path] = tuple(in_file if size == published + 1 else size for size in shape)
+    headless = not any(peer.names.peer_name(_inside(path)) in tensors for path in head)
+    if headless and num_classes is not ...:  # a backbone alone will do
+        shapes = {path: shape for path, shape in shapes.items() if path not in head}
     values = _fit(peer, tensors, shapes)
 
     model = create(peer.model, num_classes=in_file if num_classes is ... else num_classes, **options)
-    if num_classes is ... or num_classes == in_file:
+    if num_classes is ... or (num_classes == in_file and not headless):
         return model, _nested(values)
     wanted = traverse_util.flatten_dict(model.init(key, images), sep="/")
     return model, _nested({path: value if path in head else values[path] for path, value in wanted.items()})

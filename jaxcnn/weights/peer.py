@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.weights.preprocessing import Preprocessing
+from jaxcnn.preprocessing import Preprocessing
 
 # Our path -> the peer's, both as regular expressions would have it: see `Names`.
 Rules = tuple[tuple[str, str], ...]

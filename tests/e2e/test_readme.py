@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytestmark = [pytest.mark.e2e, pytest.mark.smoke]
 
@@ -26,9 +27,10 @@ def commands() -> list[str]:
 
 def test_the_readme_works_as_written(tmp_path):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
-    experiment, notebook = (text for kind, text in BLOCKS if kind == "python")
+    experiment, notebook, _ = (text for kind, text in BLOCKS if kind == "python")
     assert len(experiment.strip().splitlines()) <= 20
     (tmp_path / "experiments" / "my_digits.py").write_text(experiment)
+    Image.new("L", (28, 28)).save(tmp_path / "digit.png")
     found = commands()
     assert len(found) >= 5
     for command in found:

@@ -89,6 +89,20 @@ def test_textbook_cross_correlation():
     assert conv(x, kernel).ravel().tolist() == [19, 25, 37, 43]
 
 
+def test_torch_and_tensorflow_padding_on_fixed_numbers():
+    kernel = jnp.arange(1.0, 10).reshape(3, 3, 1, 1)
+    even, odd = (jnp.arange(1.0, n * n + 1).reshape(1, n, n, 1) for n in (4, 5))
+    # The first output by hand: 1 5 + 2 6 + 5 8 + 6 9 = 111, with zeros above and to the left.
+    assert conv(even, kernel, 2, padding=1).ravel().tolist() == [111, 217, 363, 573]
+    # TensorFlow has its zeros below and to the right: 1 1 + 2 2 + 3 3 + 4 5 + 5 6 + 6 7 + 7 9 + 8 10 + 9 11 = 348.
+    assert conv(even, kernel, 2, padding="SAME").ravel().tolist() == [348, 252, 274, 175]
+    assert conv(even, kernel, 2, padding=((0, 1), (0, 1))).ravel().tolist() == [348, 252, 274, 175]
+    # An odd size is padded alike.
+    alike = [128, 241, 184, 441, 681, 453, 320, 457, 280]
+    assert conv(odd, kernel, 2, padding=1).ravel().tolist() == alike
+    assert conv(odd, kernel, 2, padding="SAME").ravel().tolist() == alike
+
+
 @settings(deadline=None, max_examples=20)
 @given(geometries())
 def test_conv_is_the_loop(geometry):

@@ -67,6 +67,16 @@ def test_ceil_mode_counts_the_windows_that_start_before_the_end(size, kernel, st
     assert output_size(size, kernel, stride, padding, ceil_mode=True) == len(full) + more
 
 
+def test_same_padding_of_the_papers():
+    # ResNet's first layers at 224: TensorFlow's padding is not torch's 3 and 1 at both ends; the sizes are the same.
+    assert same_padding(224, 7, 2) == (2, 3)
+    assert same_padding(112, 3, 2) == (0, 1)
+    assert output_size(224, 7, 2, "SAME") == output_size(224, 7, 2, 3) == 112
+    assert output_size(112, 3, 2, "SAME") == output_size(112, 3, 2, 1) == 56
+    assert same_padding(299, 3, 2) == (1, 1)
+    assert same_padding(14, 3, 1) == (1, 1)
+
+
 def test_ceil_mode_of_the_papers():
     # GoogLeNet, SqueezeNet: 3/2 pooling without padding goes 112 -> 56 rounding up, 55 rounding down.
     assert output_size(112, 3, 2, ceil_mode=True) == 56

@@ -266,6 +266,25 @@ def test_local_response_norms_on_fixed_numbers():
         assert y[2] == pytest.approx(100 / (k + alpha * middle) ** 0.75, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("norm", "size", "k", "expected"),
+    [
+        # 10 / (2 + 0.01 (10^2 + 20^2 + 30^2))^0.75 = 10 / 16^0.75 = 1.25: nothing is divided.
+        (local_response_norm_paper, 5, 2.0, [1.25, -1.486509, 1.446156, 1.34654, -1.740235, 2.264284]),
+        # 30 / (1 + 0.01 / 3 (20^2 + 30^2 + 40^2))^0.75, divided by the size.
+        (local_response_norm_caffe, 3, 1.0, [4.792073, -5.445456, 5.082761, 4.641881, -4.260823, 6.044456]),
+        (local_response_norm_torch, 5, 1.0, [3.674196, -4.647362, 4.653024, 4.395363, -5.674355, 7.362382]),
+        # Channels i - 2 to i + 1.
+        (local_response_norm_torch, 4, 1.0, [5.44331, -6.473224, 6.026388, 5.383119, -4.839864, 6.285394]),
+        (local_response_norm_paper, 4, 2.0, [2.323681, -2.5, 2.229763, 1.953975, -1.740235, 2.264284]),
+    ],
+)
+def test_local_response_norms_are_these_numbers(norm, size, k, expected):
+    # As torch.nn.functional.local_response_norm in float64 gives them (its alpha times the size for the paper's).
+    x = jnp.asarray([10.0, -20.0, 30.0, 40.0, -50.0, 60.0]).reshape(1, 1, 1, 6)
+    np.testing.assert_allclose(norm(x, size, alpha=0.01, beta=0.75, k=k).ravel(), expected, rtol=1e-5)
+
+
 def test_local_response_norm_under_jit_grad_vmap_and_bfloat16():
     x = jnp.asarray(images((2, 3, 3, 7)))
     y = local_response_norm_paper(x)

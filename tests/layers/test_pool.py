@@ -98,6 +98,50 @@ def test_ceil_mode_divisor_on_fixed_numbers():
     assert avg_pool(four, 3, 2, padding=1, ceil_mode=True).ravel().tolist() == [1.0, 3.0, 2.0]
 
 
+def square(size):
+    """1, 2, 3, ... in rows: [1, size, size, 1]."""
+    return jnp.arange(1.0, size * size + 1).reshape(1, size, size, 1)
+
+
+def test_ceil_mode_on_fixed_numbers():
+    # 3x3 windows with stride 2, as in GoogLeNet and SqueezeNet: the last row and column of 4x4 are seen or not.
+    assert max_pool(square(4), 3, 2).ravel().tolist() == [11]
+    assert max_pool(square(4), 3, 2, ceil_mode=True).ravel().tolist() == [11, 12, 15, 16]
+    assert avg_pool(square(4), 3, 2).ravel().tolist() == [6]
+    assert avg_pool(square(4), 3, 2, ceil_mode=True).ravel().tolist() == [6, 7.5, 12, 13.5]
+    # An odd size has no such rest.
+    assert max_pool(square(5), 3, 2, ceil_mode=True).ravel().tolist() == [13, 15, 23, 25]
+    # With padding the last windows see one more row and column, and padding after them.
+    padded = max_pool(square(4), 3, 2, padding=1, ceil_mode=True)
+    assert padded.ravel().tolist() == [6, 8, 8, 14, 16, 16, 14, 16, 16]
+
+
+def test_counted_and_uncounted_padding_on_fixed_numbers():
+    x = square(4)
+    counted = [14 / 9, 30 / 9, 57 / 9, 11]  # 1 + 2 + 5 + 6 = 14, and so on, over nine positions
+    assert avg_pool(x, 3, 2, padding=1).ravel().tolist() == pytest.approx(counted)
+    uncounted = [14 / 4, 30 / 6, 57 / 6, 11]
+    assert avg_pool(x, 3, 2, padding=1, count_include_pad=False).ravel().tolist() == pytest.approx(uncounted)
+    # Ceil mode too: windows that reach beyond the padding count what is before its end, 9, 6 or 4 positions.
+    counted = [14 / 9, 30 / 9, 12 / 6, 57 / 9, 11, 36 / 6, 27 / 6, 45 / 6, 16 / 4]
+    assert avg_pool(x, 3, 2, padding=1, ceil_mode=True).ravel().tolist() == pytest.approx(counted)
+    uncounted = [14 / 4, 30 / 6, 12 / 2, 57 / 6, 11, 36 / 3, 27 / 2, 45 / 3, 16]
+    y = avg_pool(x, 3, 2, padding=1, ceil_mode=True, count_include_pad=False)
+    assert y.ravel().tolist() == pytest.approx(uncounted)
+
+
+def test_torch_and_tensorflow_padding_on_fixed_numbers():
+    # TensorFlow pads an even size at the end only, torch at both ends.
+    assert max_pool(square(4), 3, 2, padding=1).ravel().tolist() == [6, 8, 14, 16]
+    assert max_pool(square(4), 3, 2, padding="SAME").ravel().tolist() == [11, 12, 15, 16]
+    y = avg_pool(square(4), 3, 2, padding="SAME", count_include_pad=False)
+    assert y.ravel().tolist() == [6, 7.5, 12, 13.5]
+    # An odd size is padded alike.
+    odd = [7, 9, 10, 17, 19, 20, 22, 24, 25]
+    assert max_pool(square(5), 3, 2, padding=1).ravel().tolist() == odd
+    assert max_pool(square(5), 3, 2, padding="SAME").ravel().tolist() == odd
+
+
 def test_same_padding_is_tensorflows():
     x = jnp.arange(4.0).reshape(1, 4, 1)
     assert max_pool(x, 3, 2, "SAME").ravel().tolist() == [2, 3]

@@ -39,6 +39,14 @@ def test_option_a_subsamples_and_appends_zeros(shape):
     assert np.all(y[..., 3:] == 0)
 
 
+def test_option_a_may_put_half_of_the_zeros_first():
+    x = images((2, 5, 6, 4))
+    y, params = run(Shortcut(8, 2, "A_centred", NORM), x)
+    assert params == {}
+    np.testing.assert_array_equal(y[..., 2:6], x[:, ::2, ::2])
+    assert np.all(y[..., :2] == 0) and np.all(y[..., 6:] == 0)
+
+
 @pytest.mark.parametrize(("option", "features", "strides"), [("B", 8, 2), ("B", 3, 2), ("B", 8, 1), ("C", 3, 1)])
 def test_projections_are_a_1x1_convolution_and_a_norm(option, features, strides):
     x = images()

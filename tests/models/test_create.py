@@ -42,7 +42,7 @@ def test_options_of_a_model():
         ),
         (
             {"name": "resnet20", "shortcut": "Z"},
-            "unknown shortcut of resnet20 'Z': valid choices are A, B, C, none",
+            "unknown shortcut of resnet20 'Z': valid choices are A, A_centred, B, C, none",
         ),
         ({"name": "resnet50", "variant": "v1.6"}, "unknown variant of resnet50 'v1.6': did you mean 'v1.5'?"),
         ({"name": "lenet5", "pooling": "maxx"}, "unknown pooling of lenet5 'maxx': did you mean 'max'?"),

@@ -95,7 +95,6 @@ def test_28_pixels_are_padded_by_2(name):
     [
         ("lenet5", (1, 8, 8, 1), "28x28 or 32x32"),
         ("lenet5", (1, 28, 32, 1), "28x28 or 32x32"),
-        ("lenet5", (28, 28, 1), "28x28 or 32x32"),
         ("lenet5_1998", (1, 30, 30, 1), "28x28 or 32x32"),
         ("lenet5_valid", (1, 32, 32, 1), r"\[batch, 28x28, channels\]"),
     ],

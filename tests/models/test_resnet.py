@@ -10,8 +10,9 @@ from flax import traverse_util
 from jax import lax
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers import Conv
 from jaxcnn.models import create
-from jaxcnn.models.resnet import resnet_tiny
+from jaxcnn.models.resnet import Stem, resnet_tiny
 from jaxcnn.models.resnet_v2 import resnet_tiny_v2
 
 
@@ -38,13 +39,14 @@ class Reference:
     def conv(self, x, name, strides=1):
         kernel = self.params[f"{name}/kernel"]
         pad = (kernel.shape[0] - 1) // 2
-        return lax.conv_general_dilated(
+        y = lax.conv_general_dilated(
             x,
             kernel,
             (strides, strides),
             [(pad, pad), (pad, pad)],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        return y + self.params.get(f"{name}/bias", 0)
 
     def bn(self, x, name):
         mean, var = self.stats[f"{name}/mean"], self.stats[f"{name}/var"]
@@ -66,17 +68,20 @@ class Reference:
                 elif shortcut == "A" and strides == 2:
                     half = x[:, ::2, ::2]
                     x = jnp.concatenate([half, jnp.zeros_like(half)], -1)
+                elif shortcut == "A_centred" and strides == 2:
+                    half, zeros = x[:, ::2, ::2], jnp.zeros_like(x[:, ::2, ::2, ::2])
+                    x = jnp.concatenate([zeros, half, zeros], -1)
                 x = jnp.maximum(y if shortcut == "none" else x + y, 0)
         return self.head(x)
 
-    def preactivation_bottlenecks(self, x, depths, strided_conv):
+    def preactivation_bottlenecks(self, x, depths, strided_conv, keras=False):
         x = self.conv(x, "stem/conv")
         for stage, depth in enumerate(depths, 1):
             for block in range(1, depth + 1):
-                at, strides = f"stage{stage}/block{block}", 2 if stage > 1 and block == 1 else 1
+                strided = stage < len(depths) and block == depth if keras else stage > 1 and block == 1
+                at, strides = f"stage{stage}/block{block}", 2 if strided else 1
                 y = jnp.maximum(self.bn(x, f"{at}/bn1"), 0)
-                if block == 1:
-                    x = self.conv(y, f"{at}/shortcut", strides)
+                x = self.conv(y, f"{at}/shortcut", strides) if block == 1 else x[:, ::strides, ::strides]
                 for i in (1, 2, 3):
                     y = y if i == 1 else jnp.maximum(self.bn(y, f"{at}/bn{i}"), 0)
                     y = self.conv(y, f"{at}/conv{i}", strides if i == strided_conv else 1)
@@ -92,7 +97,7 @@ def cifar_images(n=2):
     return jnp.asarray(np.random.default_rng(1).standard_normal((n, 32, 32, 3)), jnp.float32)
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B", "C", "none"])
+@pytest.mark.parametrize("shortcut", ["A", "A_centred", "B", "C", "none"])
 def test_resnet20_forward(shortcut):
     model = create("resnet20", shortcut=shortcut)
     variables = randomised(model, (32, 32, 3))
@@ -106,6 +111,28 @@ def test_preactivation_forward(variant, strided_conv):
     variables = randomised(model, (32, 32, 3))
     run = jax.jit(lambda x: Reference(variables).preactivation_bottlenecks(x, (1, 2, 2), strided_conv))
     assert_close(jax.jit(model.apply)(variables, cifar_images()), run(cifar_images()))
+
+
+def test_preactivation_forward_as_in_keras():
+    model = resnet_tiny_v2(stem="cifar", variant="keras", depths=(2, 3, 2))
+    variables = randomised(model, (32, 32, 3))
+    run = jax.jit(lambda x: Reference(variables).preactivation_bottlenecks(x, (2, 3, 2), 2, keras=True))
+    assert_close(jax.jit(model.apply)(variables, cifar_images()), run(cifar_images()))
+
+
+def test_stem_of_keras_pools_with_zeros():
+    kernel = -np.ones((7, 7, 1, 1), np.float32)
+    conv = partial(Conv, use_bias=False)
+    pooled = [
+        Stem("imagenet", 1, conv, None, zero_padded).apply(
+            {"params": {"conv": {"kernel": kernel}}}, jnp.ones((1, 16, 16, 1))
+        )[0, :, :, 0]
+        for zero_padded in (False, True)
+    ]
+    assert (pooled[0] < 0).all()
+    np.testing.assert_array_equal(pooled[1][0], 0)
+    np.testing.assert_array_equal(pooled[1][:, 0], 0)
+    np.testing.assert_array_equal(pooled[1][1:, 1:], pooled[0][1:, 1:])
 
 
 def test_plain20_takes_the_variables_of_resnet20():
@@ -170,3 +197,36 @@ def test_initial_kernels_are_he_normal_by_fan_out():
 def test_images_without_channels_are_refused():
     with pytest.raises(UsageError, match=r"\(2, 32, 32\)"):
         create("resnet20").init(jax.random.key(0), jnp.zeros((2, 32, 32)))
+
+
+def stage(model, variables, x, name):
+    _, state = read_everything(model, variables, x)
+    return state["intermediates"][name]["__call__"][0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"variant": "v1"}, {"block": "basic"}, {"shortcut": "A"}, {"groups": 2, "width_per_group": 128}],
+    ids=str,
+)
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_dilated_stages_see_what_strided_ones_see(options, output_stride):
+    make = partial(resnet_tiny, depths=(1, 1, 2, 2), **options)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 64, 64, 3)), jnp.float32)
+    variables = randomised(make(), (64, 64, 3))
+    strided = stage(make(), variables, x, "stage4")
+    dilated = stage(make(output_stride=output_stride), variables, x, "stage4")
+    step = 32 // output_stride
+    assert strided.shape[1:3] == (2, 2)
+    assert dilated.shape[1:3] == (2 * step, 2 * step)
+    assert_close(dilated[:, ::step, ::step], strided)
+
+
+def test_groups_are_a_bottlenecks():
+    with pytest.raises(UsageError, match="block='basic'"):
+        create("resnet18", groups=2).init(jax.random.key(0), cifar_images())
+
+
+def test_output_stride_is_one_of_three():
+    with pytest.raises(UsageError, match="valid choices are 16, 32, 8"):
+        create("resnet50", output_stride=4)

@@ -1,12 +1,18 @@
 """Rows per layer, stage and model."""
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxcnn.layers import Conv, ConvTranspose, Dense, LocallyConnected, avg_pool, max_pool
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import Conv, ConvTranspose, Dense, LocallyConnected, SqueezeExcite, avg_pool, max_pool, ones
 from jaxcnn.models import MODELS, Model, create
+from jaxcnn.models.googlenet import googlenet
 from jaxcnn.models.resnet import resnet_tiny
 from jaxcnn.models.summary import model_rows, stage_rows, summarize, totals
+from jaxcnn.models.trace import trace
 
 
 def test_stages_of_resnet50():
@@ -74,7 +80,7 @@ def test_unusual_layers():
     assert rows["grouped"].receptive_field == 3
     assert rows["shared"].receptive_field == 9  # Windows of 2 at jumps of 2 and 4: 3 + 2 + 4.
     assert rows["local"].receptive_field is None
-    assert rows["up"].receptive_field is None
+    assert rows["up"].receptive_field is None  # It reads what is not known.
 
 
 def test_shared_layers_have_their_parameters_once():
@@ -82,17 +88,120 @@ def test_shared_layers_have_their_parameters_once():
     assert [(row.params, row.macs) for row in rows if row.path == "shared"] == [(12, 36), (0, 36)]
 
 
+class Gates(Model):
+    """What must not widen the field, or not hide it: gates, shuffles, strided slices, resizing."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Conv(4, 3, padding=1, name="conv")(x)
+        x = SqueezeExcite(2, name="gated")(x)
+        x = x.reshape(*x.shape[:3], 2, 2).swapaxes(3, 4).reshape(x.shape)[..., ::-1]
+        x = Conv(4, 3, padding=1, name="shuffled")(x)
+        x = Conv(4, 3, padding=1, name="sliced")(x[:, ::2, ::2])
+        x = x + x.mean((1, 2), keepdims=True)
+        x = Conv(4, 3, padding=1, name="context")(x)
+        x = jax.image.resize(x, (1, 16, 16, 4), "bilinear")
+        return Conv(4, 3, padding=1, name="resized")(x)
+
+
+def test_operations_between_layers():
+    fields = {row.path: row.receptive_field for row in summarize(Gates(), (16, 16, 3))}
+    assert fields["gated/fc1"] == 3 + 15  # It sees the whole image.
+    assert {name: fields[name] for name in ("conv", "shuffled", "sliced", "context", "resized")} == {
+        "conv": 3,
+        "shuffled": 5,
+        "sliced": 9,
+        "context": 13,
+        "resized": None,
+    }
+    assert {call.path: call.field for call in trace(Gates(), (16, 16, 3), known={})}["context"] == (13, 2)
+
+
+class Hourglass(Model):
+    """A column's size halved twice and doubled twice, with windows on the way; every weight is 1."""
+
+    kernel: int
+    window: int
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        fields = {"kernel_init": ones, "use_bias": False}
+        for i in (1, 2):
+            x = avg_pool(Conv(1, (3, 1), name=f"down{i}", **fields)(x), (2, 1))
+        for i in (2, 1):
+            x = ConvTranspose(1, (self.kernel, 1), strides=(2, 1), name=f"up{i}", **fields)(x)
+            x = Conv(1, (self.window, 1), name=f"conv{i}", **fields)(x)
+        return x
+
+
+@pytest.mark.parametrize(("kernel", "window"), [(2, 1), (2, 3), (4, 1), (4, 2), (3, 1), (3, 3), (6, 5)])
+def test_receptive_fields_behind_transposed_convolutions_are_means(kernel, window):
+    model, column = Hourglass(kernel, window), jnp.ones((1, 80, 1, 1))
+    variables = model.init(jax.random.key(0), column)
+    # An output sees the pixels with respect to which its gradient is not zero.
+    seen = jax.jacobian(lambda x: model.apply(variables, x)[0, :, 0, 0])(column)[:, 0, :, 0, 0] != 0
+    sizes = [np.ptp(np.flatnonzero(row)) + 1 for row in np.asarray(seen)]
+    half = len(sizes) // 2
+    (field,) = {call.field for call in trace(model, (80, 1, 1)) if call.path == "conv1"}
+    assert field == (np.mean(sizes[half - 8 : half + 8]), 1)  # Whole periods of 4, away from the borders.
+
+
+def test_models_with_auxiliary_heads_count_with_them():
+    plain, with_aux = googlenet(), googlenet(aux_heads=True)
+    rows = {row.path: row for row in stage_rows(with_aux, (224, 224, 3))}
+    pairs = zip(totals(with_aux, (224, 224, 3)), totals(plain, (224, 224, 3)), strict=True)
+    assert [more - less for more, less in pairs] == [
+        rows["aux1"].params + rows["aux2"].params,
+        rows["aux1"].macs + rows["aux2"].macs,
+    ]
+    assert with_aux.stages == plain.stages
+
+
+@pytest.mark.slow
 def test_model_rows_cover_the_table():
-    rows = model_rows()
-    assert [row.name for row in rows] == list(MODELS)
-    row = rows[list(MODELS).index("resnet50")]
-    assert (row.year, row.paper, row.input_shape, row.num_classes) == (
+    rows = {row.name: row for row in model_rows()}
+    assert list(rows) == list(MODELS)
+    for name, row in rows.items():
+        assert row.params > 0 and row.macs > 0 and row.receptive_field, name
+    # Receptive fields as in Araujo, Norris and Sim 2019, "Computing receptive fields of convolutional neural networks".
+    published = {"mobilenet_v1": 315, "inception_v3": 1311, "inception_v4": 2071, "inception_resnet_v2": 3039}
+    assert {name: rows[name].receptive_field for name in published} == published
+
+
+def test_model_rows_of_a_family():
+    rows = {row.name: row for row in model_rows("resnet")}
+    assert {"resnet20", "resnet1202", "plain34", "resnet152"} <= rows.keys() and "vgg16" not in rows
+    row = rows["resnet50"]
+    assert (row.family, row.year, row.paper, row.input_shape, row.num_classes) == (
+        "resnet",
         2015,
         "1512.03385",
         (224, 224, 3),
         1000,
     )
-    assert (row.params, row.macs) == (25_557_032, 4_089_184_256)
+    assert (row.params, row.macs, row.receptive_field) == (25_557_032, 4_089_184_256, 427)
+    assert rows["resnet1202"].receptive_field == 1 + 2 * (1 + 400 + 1 + 2 * 399 + 2 + 4 * 399)
+    with pytest.raises(UsageError, match="unknown family 'resnets': did you mean 'resnet'"):
+        model_rows("resnets")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "efficientnet_b0", "densenet121", "unet", "inception_v3"])
+def test_skipping_what_is_known_changes_nothing(name):
+    model, shape = create(name), MODELS[name].input_shape
+    known = {}
+    trace(create("resnet18"), (224, 224, 3), known)
+    every, short = trace(model, shape), trace(model, shape, known)
+    assert len(short) < len(every) or name == "unet"
+    full = {call.path: call for call in every}
+    for call in short:
+        assert (call.field, call.output) == (full[call.path].field, full[call.path].output), call.path
+    for what in ("params", "macs"):
+        assert sum(getattr(call, what) for call in every) == sum(getattr(call, what) for call in short)
+
+
+def test_a_module_called_twice_is_counted_once_in_totals_too():
+    rows = summarize(Oddities(), (18, 18, 2))
+    assert totals(Oddities(), (18, 18, 2)) == (sum(row.params for row in rows), sum(row.macs for row in rows))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "plain20", "resnet18v2"])

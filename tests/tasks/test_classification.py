@@ -3,12 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.errors import UsageError
+from jaxcnn.models.base import WithAux
+from jaxcnn.models.googlenet import googlenet_tiny
 from jaxcnn.tasks import Classification
+from jaxcnn.train.state import create_state
+from jaxcnn.train.step import make_eval_step, make_train_step
 
 
 def batch_of(labels, mask=None):
@@ -102,3 +107,29 @@ def test_metrics():
 def test_label_smoothing_range(value):
     with pytest.raises(UsageError, match=r"label_smoothing is .*: expected a value in \[0, 1\)"):
         Classification(label_smoothing=value)
+
+
+def test_auxiliary_heads_add_to_the_loss_and_not_to_the_metrics():
+    rng = np.random.default_rng(0)
+    main, first, second = rng.normal(size=(3, 4, 7)).astype(np.float32)
+    labels, kept = [0, 3, 6, 2], [0, 1, 3]
+    batch = batch_of(labels, [True, True, False, True])
+    main_loss, first_loss, second_loss = (cross_entropy(x, labels, 0.1)[kept].mean() for x in (main, first, second))
+    task = Classification(0.1)
+    loss, sums = task.loss(WithAux(main, (first, second), 0.3), batch)
+    np.testing.assert_allclose(loss, main_loss + 0.3 * (first_loss + second_loss), rtol=1e-5)
+    np.testing.assert_allclose(sums["loss"], 3 * main_loss, rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, sums, task.loss(main, batch)[1])
+
+
+def test_a_training_step_moves_the_auxiliary_heads():
+    model, tx, task = googlenet_tiny(aux_heads=True), optax.sgd(1e-2), Classification()
+    image = jax.random.normal(jax.random.key(1), (4, 80, 80, 3))
+    batch = {"image": image, **batch_of([0, 1, 2, 3])}
+    state = create_state(model, tx, jax.random.key(0), image)
+    after, _ = jax.jit(make_train_step(model, tx, task))(state, batch)
+    for name in ("aux1", "aux2", "head"):
+        moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params[name], after.params[name])
+        assert all(jax.tree.leaves(moved)), name
+    _, logits = jax.jit(make_eval_step(model, task))(after.variables, batch)
+    assert logits.shape == (4, 5)

@@ -201,7 +201,9 @@ def test_patterns_over_paths():
         "dense": {"kernel": True},
     }
     assert all(jax.tree.leaves(matching("optim.decay", ("*",), params)))
-    assert matching("optim.decay", ("conv/*", "dense/bia?", "dense/[k]ernel"), {**params, "dense": {"bias": 0, "kernel": 0}}) == {
+    assert matching(
+        "optim.decay", ("conv/*", "dense/bia?", "dense/[k]ernel"), {**params, "dense": {"bias": 0, "kernel": 0}}
+    ) == {
         "conv": {"bias": True, "kernel": True},
         "dense": {"bias": True, "kernel": True},
     }

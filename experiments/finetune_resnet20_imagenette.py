@@ -1,0 +1,32 @@
+"""ResNet-20, trained on CIFAR-10, fine-tuned on Imagenette at 32x32.
+
+Paper: none; transfer as in Yosinski et al. 2014, 1411.1792: the backbone is copied, the head is initialised, all of it
+trains. `finetune_resnet20_imagenette_frozen` keeps the backbone as it is, and
+`finetune_resnet20_imagenette_scratch` starts from nothing.
+Recipe: our own: momentum with a cosine, 60 epochs of batches of 128, mirrored, cropped from a border of 4 pixels.
+Images are normalised as on CIFAR-10: the file says how.
+Command: jaxcnn train experiments/resnet20_cifar10_tenth.py
+         jaxcnn export runs/resnet20_cifar10_tenth/<hash> --output runs/pretrained
+         jaxcnn train experiments/finetune_resnet20_imagenette.py
+"""
+
+from pathlib import Path
+
+from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+
+EXPERIMENT = Experiment(
+    name="finetune_resnet20_imagenette",
+    model=ModelConfig(name="resnet20", weights=Path("runs/pretrained/model.safetensors")),
+    data=DataConfig(
+        source="tfds",
+        name="imagenette/full-size-v2",
+        test_split="validation",
+        image_size=32,
+        pad_crop=4,
+        flip=True,
+    ),
+    optim=OptimConfig(name="momentum", learning_rate=0.02, weight_decay=5e-4),
+    schedule=ScheduleConfig(name="cosine", warmup_steps=50),
+    train=TrainConfig(batch_size=128, epochs=60),
+    eval=EvalConfig(every=200),
+)

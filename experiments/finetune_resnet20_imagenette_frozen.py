@@ -1,0 +1,14 @@
+"""ResNet-20, trained on CIFAR-10, of which only a new head trains on Imagenette: a linear probe.
+
+Paper, recipe, commands: see `finetune_resnet20_imagenette`; the frozen backbone computes as in evaluation.
+"""
+
+from dataclasses import replace
+
+from finetune_resnet20_imagenette import EXPERIMENT as FINETUNE
+
+EXPERIMENT = replace(
+    FINETUNE,
+    name="finetune_resnet20_imagenette_frozen",
+    train=replace(FINETUNE.train, frozen=("stem/*", "stage*")),
+)

@@ -1,0 +1,60 @@
+"""A trained network as two files for other programs: its weights, and all of it as one StableHLO module."""
+
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn import weights
+from jaxcnn.data.augment import normalize
+from jaxcnn.files import write_atomically
+from jaxcnn.runs.api import Run, load_run
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(run: str | Path, folder: str | Path, *, checkpoint: str = "last") -> tuple[Path, Path]:
+    """Write `model.safetensors` and `model.stablehlo` into `folder`, and return their paths.
+
+    The first is read by `jaxcnn.weights.load("jaxcnn", path)`, the second, whatever the platform, by
+    `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`: uint8 images [n, height, width, channels] of
+    the size the run was trained on, any n, to float32 logits [n, classes]. Normalisation and parameters are inside.
+
+    Args:
+      run: a run folder, finished or not; what is exported are the parameters that evaluation uses.
+      folder: made if need be.
+      checkpoint: "last", or "best" by validation accuracy.
+
+    Raises:
+      UsageError: no such run or checkpoint.
+      RunError: the checkpoint is damaged and there is no other.
+    """
+    found, folder = load_run(run), Path(folder)
+    variables, config = found.restore(checkpoint).variables, found.experiment.model
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "model.safetensors", folder / "model.stablehlo"
+    weights.save(
+        paths[0],
+        variables,
+        model=config.name,
+        options=config.options,
+        preprocessing=found.preprocessing,
+        class_names=found.data["class_names"],
+    )
+    write_atomically(paths[1], bytes(_module(found, variables).serialize()))
+    return paths
+
+
+def _module(run: Run, variables: object) -> jax.export.Exported:
+    mean, std = run.norms
+    # Constants of the module, not a computation of this process.
+    constants = jax.tree.map(np.asarray, variables)
+
+    def logits(images: jax.Array) -> jax.Array:
+        return run.model.apply(constants, normalize(images, mean, std), train=False)
+
+    batch, *_ = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *run.data["image_shape"]), jnp.uint8)
+    return jax.export.export(jax.jit(logits), platforms=PLATFORMS)(images)
