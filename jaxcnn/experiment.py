@@ -19,7 +19,7 @@ from jaxcnn.train.optim import OptimConfig
 from jaxcnn.train.schedules import ScheduleConfig
 from jaxcnn.typed import check, hints
 
-OptionValue = bool | int | float | str
+OptionValue = bool | int | float | str | tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,8 +73,9 @@ def main(names: list[str]) -> None:
     """Print the rows of `names`; without any, write the document."""
     rows = []
     for name in names or [name for name in MODELS if classifies(name)]:
-        chosen = getattr(create(name), "initialisation", None)
-        cases: list[dict[str, Any]] = [{}] if chosen in (None, "paper") else [{"initialisation": kind} for kind in (chosen, "paper")]
+        # Where the paper's own is not the default, both.
+        kinds = dict.fromkeys((getattr(create(name), "initialisation", None), "paper"))
+        cases: list[dict[str, Any]] = [{}] if None in kinds else [{"initialisation": kind} for kind in kinds]
         for case in cases:
             rows.append(line(name, **case))
             print(rows[-1], flush=True)

@@ -185,7 +185,7 @@ def test_bfloat16_is_close_to_float32(name):
     assert not np.array_equal(half, exact)
 
 
-@pytest.mark.parametrize("name", ["lenet5_1998", "resnet_cifar_A", "resnet_v2_cifar", "fcn8s", "unet_same"])
+@each_model
 def test_vmap_over_variables(name):
     model, shape, variables, x, logits = evaluated(name)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, start(model, shape, seed=1))
@@ -194,9 +194,7 @@ def test_vmap_over_variables(name):
     assert np.abs(got[1] - logits).max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    "name", ["lenet5", "lenet5_1998", "resnet", "resnet_v2", "fcn8s", "fcn_resnet", "deeplabv3", "unet"]
-)
+@each_model
 def test_lowers_for_accelerators(name):
     model, shape = MODELS[name]
     variables = jax.eval_shape(model.init, jax.random.key(0), images(shape))
