@@ -1,13 +1,13 @@
 """ResNet-20, trained on CIFAR-10, fine-tuned on Imagenette at 32x32.
 
-Paper: none; transfer as in Yosinski et al. 2014, 1411.1792: the backbone is copied, the head is initialised, all of it
-trains. `finetune_resnet20_imagenette_frozen` keeps the backbone as it is, and
+Paper: Yosinski et al. 2014, 1411.1792, for the method, with other networks and data: the backbone is copied, the head
+is initialised, all of it trains. `finetune_resnet20_imagenette_frozen` keeps the backbone as it is, and
 `finetune_resnet20_imagenette_scratch` starts from nothing.
 Recipe: our own: momentum with a cosine, 60 epochs of batches of 128, mirrored, cropped from a border of 4 pixels.
-Images are normalised as on CIFAR-10: the file says how.
-Command: jaxcnn train experiments/resnet20_cifar10_tenth.py
-         jaxcnn export runs/resnet20_cifar10_tenth/<hash> --output runs/pretrained
-         jaxcnn train experiments/finetune_resnet20_imagenette.py
+Images are normalised as on CIFAR-10: the file says how. Before it, the file is made by
+`jaxcnn train experiments/resnet20_cifar10_tenth.py` and
+`jaxcnn export runs/resnet20_cifar10_tenth/<hash> --output runs/pretrained`.
+Command: jaxcnn train experiments/finetune_resnet20_imagenette.py
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig,
 
 EXPERIMENT = Experiment(
     name="finetune_resnet20_imagenette",
+    paper="Yosinski et al. 2014, 1411.1792 (the method)",
     model=ModelConfig(name="resnet20", weights=Path("runs/pretrained/model.safetensors")),
     data=DataConfig(
         source="tfds",

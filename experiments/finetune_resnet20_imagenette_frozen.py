@@ -1,6 +1,8 @@
 """ResNet-20, trained on CIFAR-10, of which only a new head trains on Imagenette: a linear probe.
 
-Paper, recipe, commands: see `finetune_resnet20_imagenette`; the frozen backbone computes as in evaluation.
+Paper: Yosinski et al. 2014, 1411.1792, for the method.
+Recipe: that of `finetune_resnet20_imagenette`; the frozen backbone computes as in evaluation.
+Command: jaxcnn train experiments/finetune_resnet20_imagenette_frozen.py
 """
 
 from dataclasses import replace

@@ -20,7 +20,7 @@ from jaxcnn.typed import check, expected, leaves
 
 BASE = Experiment(
     name="base",
-    model=ModelConfig(name="lenet5"),
+    model=ModelConfig(name="lenet5", weights=Path("weights.pth")),
     data=DataConfig(source="tfds", name="mnist"),
     optim=OptimConfig(),
     train=TrainConfig(batch_size=64, epochs=40),
@@ -69,6 +69,9 @@ RANGES = {
     "train.epochs": st.one_of(st.integers(1, 99), st.floats(0.1, 99)),
     "train.label_smoothing": st.floats(0, 0.9),
     "train.ema_decay": st.one_of(st.none(), st.floats(0.1, 0.9)),
+    # Each of these goes with another field only.
+    "model.peer": st.just("jaxcnn"),
+    "train.frozen": st.just(()),
 }
 
 
@@ -124,6 +127,8 @@ def other(name, hint, value):
     if value is None:
         kind = parts[0] if typing.get_origin(parts[0]) is None else typing.get_origin(parts[0])
         return {int: 7, float: 0.7, str: "seven", bool: True, Path: Path("seven"), tuple: (0.7,)}[kind]
+    if isinstance(value, Path):
+        return Path(f"{value}x")
     return not value if hint is bool else value + ("x" if isinstance(value, str) else 1)
 
 
@@ -176,7 +181,7 @@ def test_where_the_data_are(tmp_path, monkeypatch):
         ("data.source", "tfsd", "unknown data.source 'tfsd': did you mean 'tfds'?"),
         ("data.source", None, "data.source is None: expected tfds or digits or npz or folder"),
         ("model", "lenet5", "model is 'lenet5': expected the fields of ModelConfig"),
-        ("model.options", {"a": [1]}, "model.options is {'a': [1]}: expected values by name"),
+        ("model.options", {"a": [0.5]}, "model.options is {'a': [0.5]}: expected values by name"),
         ("model.options", {1: 1}, "model.options is {1: 1}: expected values by name"),
         ("model.num_classes", 0, "model.num_classes is 0: expected a number above 0"),
         ("train.epochs", 0, "train.epochs is 0.0: expected a number above 0"),

@@ -10,8 +10,9 @@ import contextlib
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from types import ModuleType
 
+from jaxcnn import models
 from jaxcnn.errors import unknown
 from jaxcnn.models import MODELS, Model, ModelEntry, create
 from jaxcnn.models.trace import Call, Field, Known, Shape, trace
@@ -96,9 +97,9 @@ def _pixels(field: Field | None) -> int | None:
     return None if field is None else round(field.size)
 
 
-def totals(model: Model, input_shape: Shape) -> tuple[int, int]:
-    """Return (parameters, multiply-adds) for one image of `input_shape`."""
-    return _totals(trace(model, input_shape, known={}))
+def totals(model: Model, input_shape: Shape, known: Known | None = None) -> tuple[int, int]:
+    """Return (parameters, multiply-adds) for one image of `input_shape`; `known` as `trace` takes it."""
+    return _totals(trace(model, input_shape, {} if known is None else known))
 
 
 def _totals(calls: list[Call]) -> tuple[int, int]:
@@ -111,7 +112,7 @@ def model_rows(family: str | None = None) -> list[ModelRow]:
     Raises:
       UsageError: for an unknown family.
     """
-    families = {name: family_of(entry) for name, entry in MODELS.items()}
+    families = {name: family_of(name) for name in MODELS}
     if family is not None and family not in families.values():
         raise unknown("family", family, set(families.values()))
     known: Known = {}
@@ -142,8 +143,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def family_of(entry: ModelEntry) -> str:
-    """Return the family of a model: the file that it is in."""
-    factory = entry.factory
-    model = factory.func if isinstance(factory, partial) else factory
-    return model.__module__.rpartition(".")[2]
+def family_of(name: str) -> str:
+    """Return the family of a model: the file in `jaxcnn/models/` that makes it."""
+    factory = MODELS[name].factory
+    files = (module for module in vars(models).values() if isinstance(module, ModuleType))
+    return next(file.__name__.rpartition(".")[2] for file in files if getattr(file, name, None) is factory)

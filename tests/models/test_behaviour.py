@@ -115,6 +115,11 @@ def answers(outputs):
     return (outputs.logits, *outputs.aux) if isinstance(outputs, WithAux) else (outputs,)
 
 
+def distance(a, b):
+    """Relative: before BatchNorm has seen images, logits may be tiny or huge."""
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
 @cache
 def evaluated(name):
     """Return the model, the images' shape, variables, images and their logits."""
@@ -158,7 +163,7 @@ def test_evaluation_is_independent_of_the_batch(name):
     model, _, variables, x, logits = evaluated(name)
     run = jax.jit(model.apply)
     alone = jnp.concatenate([run(variables, x[i : i + 1]) for i in range(2)])
-    np.testing.assert_allclose(logits[:2], alone, rtol=1e-4, atol=1e-4)
+    assert distance(alone, logits[:2]) < 1e-4
 
 
 @each_model
@@ -181,8 +186,7 @@ def test_bfloat16_is_close_to_float32(name):
     model, _, variables, x, exact = evaluated(name)
     half = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, x)
     assert half.dtype == jnp.float32
-    assert np.linalg.norm(half - exact) < 0.02 * np.linalg.norm(exact)
-    assert not np.array_equal(half, exact)
+    assert 0 < distance(half, exact) < 0.02
 
 
 @each_model
@@ -190,8 +194,8 @@ def test_vmap_over_variables(name):
     model, shape, variables, x, logits = evaluated(name)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, start(model, shape, seed=1))
     got = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(stacked, x)
-    np.testing.assert_allclose(got[0], logits, rtol=1e-4, atol=1e-4)
-    assert np.abs(got[1] - logits).max() > 1e-2
+    assert distance(got[0], logits) < 1e-4
+    assert distance(got[1], logits) > 1e-2
 
 
 @each_model

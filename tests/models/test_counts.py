@@ -9,6 +9,7 @@ import pytest
 
 from jaxcnn.models import MODELS, create
 from jaxcnn.models.summary import totals
+from jaxcnn.models.trace import Known
 
 # (name, options, parameters, multiply-adds, source)
 COUNTS = [
@@ -191,6 +192,8 @@ CSV_ROWS = {
     "AlexNet two-tower (paper": ("alexnet_2012", {}),
     "AlexNet two-tower (Caffe": ("alexnet_2012", {"norm": "caffe"}),
     "AlexNet ungrouped": ("alexnet_2012", {"groups": 1}),
+    "AlexNet 5 CNNs": ("alexnet_2012", {}),
+    "CaffeNet (pool before norm)": ("alexnet_2012", {"norm": "caffe", "pool_first": True}),
     "AlexNet one-weird-trick": ("alexnet", {}),
     "ZFNet (fig. 3": ("zfnet", {}),
     "ZFNet (512-1024-512": ("zfnet_512_1024_512", {}),
@@ -226,7 +229,6 @@ CSV_ROWS = {
     **{f"RegNetY-{n} (": (f"regnet_y_{n.lower()}", {}) for n in ("400MF", "800MF", "1_6GF", "3_2GF", "8GF")},
     "MobileNet v1 1.0": ("mobilenet_v1", {}),
     "MobileNet v2 1.0": ("mobilenet_v2", {}),
-    "MobileNetV2 (Keras)": ("mobilenet_v2", {}),
     **{f"MobileNet v3 {size}": (f"mobilenet_v3_{size}", {}) for size in ("large", "small")},
     **{f"ShuffleNetV2 x{w}": (f"shufflenet_v2_x{w.replace('.', '_')}", {}) for w in ("0.5", "1.0", "1.5", "2.0")},
     **{f"MNASNet {w}": (f"mnasnet{w.replace('.', '_')}", {}) for w in ("0.5", "0.75", "1.0", "1.3")},
@@ -258,9 +260,13 @@ CSV_ROWS = {
 }
 
 
+# Blocks that were traced once.
+KNOWN: Known = {}
+
+
 @pytest.mark.parametrize(("name", "options", "params", "macs", "source"), COUNTS, ids=lambda v: str(v).replace(" ", ""))
 def test_counts(name, options, params, macs, source):
-    counted = totals(create(name, **options), MODELS[name].input_shape)
+    counted = totals(create(name, **options), MODELS[name].input_shape, KNOWN)
     assert counted[0] == params, source
     if macs is not None:
         assert counted[1] == macs, source
@@ -280,7 +286,24 @@ def test_macs_scale_with_the_area():
 
 def test_every_name_counts():
     for name, entry in MODELS.items():
-        assert min(totals(create(name), entry.input_shape)) > 0, name
+        assert min(totals(create(name), entry.input_shape, KNOWN)) > 0, name
+
+
+# Keras counts BatchNorm's moving statistics, 2 for each channel that it normalises. Here is what else its networks
+# have or have not: numbers per such channel, and numbers besides.
+NO_SCALE, CONV_BIASES, INPUT_NORM = (-1, 0), (1, 0), (0, 7)  # The last: means, variances and a counter.
+KERAS_ROWS = {
+    "InceptionV3 (Keras)": ("inception_v3", {}, NO_SCALE),
+    "InceptionResNetV2 (Keras)": ("inception_resnet_v2", {}, NO_SCALE),
+    **{f"ResNet{n} (Keras)": (f"resnet{n}", {}, CONV_BIASES) for n in (50, 101, 152)},
+    **{f"ResNet{n}V2 (Keras)": (f"resnet{n}v2", {"variant": "keras"}, (0, 0)) for n in (50, 101, 152)},
+    **{f"DenseNet{n} (Keras)": (f"densenet{n}", {}, (0, 0)) for n in (121, 169, 201)},
+    "MobileNet v1 1.0 (Keras)": ("mobilenet_v1", {}, (0, 0)),
+    "MobileNetV2 (Keras)": ("mobilenet_v2", {}, (0, 0)),
+    **{f"EfficientNetB{n} (Keras)": (f"efficientnet_b{n}", {}, INPUT_NORM) for n in range(8)},
+}
+# Networks that are not here.
+OTHERS = ("Faster R-CNN", "RetinaNet", "SSD300", "WaveNet")
 
 
 @pytest.mark.data
@@ -290,17 +313,20 @@ def test_reference_table():
         pytest.skip(f"no reference table at {path}")
     found = set()
     for row in csv.DictReader(path.read_text().splitlines()):
-        match = next((start for start in CSV_ROWS if row["name"].startswith(start)), None)
-        if match is None or not row["params"]:
+        if not row["params"] or row["name"].startswith(OTHERS):
             continue
-        found.add(match)
-        name, options = CSV_ROWS[match]
+        start = next(start for start in (*KERAS_ROWS, *CSV_ROWS) if row["name"].startswith(start))
+        found.add(start)
+        name, options, *kerass = (KERAS_ROWS | CSV_ROWS)[start]
         model, shape = create(name, **options), MODELS[name].input_shape
-        params, macs = totals(model, shape)
-        if "moving statistics" in row["params_note"]:  # Keras counts them, too.
-            variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-            params += sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"]))
-        assert params == int(row["params"]), row["name"]
+        params, macs = totals(model, shape, KNOWN)
+        for per_channel, besides in kerass:
+            image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+            statistics = jax.eval_shape(model.init, jax.random.key(0), image)["batch_stats"]
+            channels = sum(leaf.size for leaf in jax.tree.leaves(statistics)) // 2
+            params += (2 + per_channel) * channels + besides
+        copies = 5 if row["name"] == "AlexNet 5 CNNs" else 1
+        assert copies * params == int(row["params"]), row["name"]
         if row["macs_counted"]:
             assert macs == pytest.approx(int(row["macs_counted"]), rel=0.005), row["name"]
-    assert found == set(CSV_ROWS)
+    assert found == KERAS_ROWS.keys() | CSV_ROWS.keys()

@@ -149,7 +149,7 @@ def test_what_cannot_be_started_from(first, files, tmp_path):
         return jaxcnn.run(experiment, tmp_path, progress=False)
 
     wrong = second(first, files)
-    with pytest.raises(UsageError, match="which is not the plain20 of this experiment|tensors are not those"):
+    with pytest.raises(UsageError, match=r"which is not the plain20 of this experiment|tensors are not those"):
         start(replace(wrong, model=replace(wrong.model, name="plain20", options={"depths": (1, 2), "width": 4})))
     with pytest.raises(UsageError, match="unknown peer 'torchvision/resnet5': did you mean"):
         start(replace(wrong, model=replace(wrong.model, peer="torchvision/resnet5")))
