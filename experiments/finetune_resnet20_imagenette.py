@@ -3,7 +3,7 @@
 Paper: Yosinski et al. 2014, 1411.1792, for the method, with other networks and data: the backbone is copied, the head
 is initialised, all of it trains. `finetune_resnet20_imagenette_frozen` keeps the backbone as it is, and
 `finetune_resnet20_imagenette_scratch` starts from nothing.
-Recipe: our own: momentum with a cosine, 60 epochs of batches of 128, mirrored, cropped from a border of 4 pixels.
+Recipe: our own: momentum with a cosine, 20 epochs of batches of 128, mirrored, cropped from a border of 4 pixels.
 Images are normalised as on CIFAR-10: the file says how. Before it, the file is made by
 `jaxcnn train experiments/resnet20_cifar10_tenth.py` and
 `jaxcnn export runs/resnet20_cifar10_tenth/<hash> --output runs/pretrained`.
@@ -27,7 +27,7 @@ EXPERIMENT = Experiment(
         flip=True,
     ),
     optim=OptimConfig(name="momentum", learning_rate=0.02, weight_decay=5e-4),
-    schedule=ScheduleConfig(name="cosine", warmup_steps=50),
-    train=TrainConfig(batch_size=128, epochs=60),
-    eval=EvalConfig(every=200),
+    schedule=ScheduleConfig(name="cosine", warmup_steps=20),
+    train=TrainConfig(batch_size=128, epochs=20),
+    eval=EvalConfig(every=100),
 )

@@ -195,7 +195,7 @@ def test_vmap_over_variables(name):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, start(model, shape, seed=1))
     got = jax.jit(jax.vmap(model.apply, in_axes=(0, None)))(stacked, x)
     assert distance(got[0], logits) < 1e-4
-    assert distance(got[1], logits) > 1e-2
+    assert distance(got[1], logits) > 1e-3
 
 
 @each_model
