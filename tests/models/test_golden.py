@@ -16,7 +16,7 @@ from jaxcnn import weights
 
 GOLDEN = Path(__file__).parents[2].parent / "shared/reference/golden"
 LIBRARIES = {"tv": "torchvision", "tvseg": "torchvision"}
-LIGHT = ("tv_resnet18", "tv_alexnet", "tv_squeezenet1_1", "tv_mobilenet_v2", "tv_googlenet", "timm_resnetv2_50")
+LIGHT = ("tv_resnet18", "tv_squeezenet1_1", "tv_mobilenet_v2", "tv_googlenet", "timm_resnetv2_50")
 ALL = sorted(path.stem for path in GOLDEN.glob("*.json"))
 
 
