@@ -8,8 +8,8 @@ Images are normalised as on CIFAR-10: the file says how. Before it, the file is 
 `jaxcnn train experiments/resnet20_cifar10_tenth.py` and
 `jaxcnn export runs/resnet20_cifar10_tenth/<hash> --output runs/pretrained`.
 Command: jaxcnn train experiments/finetune_resnet20_imagenette.py
-Result: 67.50 +- 0.93 % test accuracy on a part of Imagenette, 1,500 training and 600 test images (3 seeds, mean and sample
-standard deviation; docs/results.md).
+Result: 67.50 +- 0.93 % test accuracy on a part of Imagenette, 1,500 training and 600 test images (3 seeds, mean and
+sample standard deviation; docs/results.md).
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
 Paper: Yosinski et al. 2014, 1411.1792, for the method.
 Recipe: that of `finetune_resnet20_imagenette`; the frozen backbone computes as in evaluation.
 Command: jaxcnn train experiments/finetune_resnet20_imagenette_frozen.py
-Result: 41.67 +- 0.33 % test accuracy on a part of Imagenette, 1,500 training and 600 test images (3 seeds, mean and sample
-standard deviation; docs/results.md).
+Result: 41.67 +- 0.33 % test accuracy on a part of Imagenette, 1,500 training and 600 test images (3 seeds, mean and
+sample standard deviation; docs/results.md).
 """
 
 from dataclasses import replace

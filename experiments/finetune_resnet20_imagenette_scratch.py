@@ -3,8 +3,8 @@
 Paper: Yosinski et al. 2014, 1411.1792, for the comparison.
 Recipe: that of `finetune_resnet20_imagenette`, with the learning rate that He et al. 2015 train ResNet-20 with, 0.1.
 Command: jaxcnn train experiments/finetune_resnet20_imagenette_scratch.py
-Result: 52.17 +- 4.58 % test accuracy on a part of Imagenette, 1,500 training and 600 test images (3 seeds, mean and sample
-standard deviation; docs/results.md).
+Result: 52.17 +- 4.58 % test accuracy on a part of Imagenette, 1,500 training and 600 test images (3 seeds, mean and
+sample standard deviation; docs/results.md).
 """
 
 from dataclasses import replace

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From an image to an array, as torchvision's transforms for PIL images do it, to the bit.
+    """From an image to an array, as torchvision's transforms for PIL images do it, to the bit (torchvision
+    normalises twice for GoogLeNet and Inception-v3, which is one step here and agrees to 2e-7).
 
     Called with a path, a PIL image or an array, returns the network's input. An image file is decoded and turned to
     three channels as torchvision's ImageFolder does: a grey value is repeated, an alpha channel dropped, CMYK converted
@@ -137,7 +139,10 @@ def _opened(image: Any) -> "Image":
         except UnidentifiedImageError as error:
             raise UsageError(f"{path} is not an image that Pillow knows") from error
         # Pillow's plugins raise whatever a damaged file leads them to.
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        except (
+            *(OSError, ValueError, SyntaxError, EOFError, LookupError, RuntimeError, TypeError, MemoryError),
+            *(struct.error, Image.DecompressionBombError),
+        ) as error:
             raise UsageError(f"the image {path} cannot be read: {error}") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.layers import Dropout
 from jaxcnn.models import MODELS, Model, create
 
 DOCUMENT = Path(__file__).parents[1] / "docs/initialisation.md"
@@ -37,7 +38,8 @@ def deviations(model: Model, input_shape: tuple[int, int, int]) -> dict[str, flo
 
         def note(call, args, kwargs, context):
             y = call(*args, **kwargs)
-            if context.method_name == "__call__" and len(context.module.path) == 1:
+            is_part = len(context.module.path) == 1 and not isinstance(context.module, Dropout)
+            if context.method_name == "__call__" and is_part:
                 name = context.module.path[0]
                 order.append(name)
                 found[name] = jnp.std(y.astype(jnp.float32))

@@ -1,6 +1,6 @@
 """Layers: Flax Linen modules, the pure functions under them, and the arithmetic of their geometry."""
 
-from jaxcnn.layers.blocks import Blocks, ConvNorm, DenseAct, InvertedResidual, SqueezeExcite, padding_of
+from jaxcnn.layers.blocks import Blocks, ConvNorm, DenseAct, InvertedResidual, NormRelu, SqueezeExcite, padding_of
 from jaxcnn.layers.branches import Branches, Chain, Row
 from jaxcnn.layers.conv import (
     Conv,
@@ -84,6 +84,7 @@ __all__ = [
     "InvertedResidual",
     "LayerNorm",
     "LocallyConnected",
+    "NormRelu",
     "Normal",
     "ReceptiveField",
     "Row",

@@ -77,6 +77,17 @@ class DenseAct(nn.Module):
         return self.act(make(self.features, name="dense")(x))
 
 
+class NormRelu(nn.Module):
+    """The norm (`bn`) and ReLU behind the last sum or concatenation of a pre-activation network."""
+
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
+        """Return relu(norm(x))."""
+        return nn.relu(self.norm(name="bn")(x))
+
+
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from all channels' means (Hu et al. 2018, 1709.01507, section 3).
 

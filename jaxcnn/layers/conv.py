@@ -77,14 +77,16 @@ def conv(
     edges = resolve_padding(padding, x.shape[1:-1], window, strides, dilation)
     for geometry in zip(x.shape[1:-1], window, strides, edges, dilation, strict=True):
         output_size(*geometry)  # raises where the window does not fit
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        edges,
-        rhs_dilation=dilation,
-        dimension_numbers=_LAYOUTS[dims],
-        feature_group_count=groups,
+    return _rounded(
+        lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            edges,
+            rhs_dilation=dilation,
+            dimension_numbers=_LAYOUTS[dims],
+            feature_group_count=groups,
+        )
     )
 
 
@@ -118,19 +120,30 @@ def conv_transpose(
         if e >= max(s, d):
             raise UsageError(f"output_padding={e} must be smaller than the stride {s} or the dilation {d}")
         conv_transpose_output_size(size, k, s, edge, d, e)  # raises where nothing is left
-    return lax.conv_general_dilated(
-        x,
-        jnp.flip(kernel, tuple(range(dims))),
-        (1,) * dims,
-        [
-            (window_extent(k, d) - 1 - lo, window_extent(k, d) - 1 - hi + e)
-            for k, d, (lo, hi), e in zip(window, dilation, edges, extra, strict=True)
-        ],
-        lhs_dilation=strides,
-        rhs_dilation=dilation,
-        dimension_numbers=_LAYOUTS[dims],
-        feature_group_count=groups,
+    return _rounded(
+        lax.conv_general_dilated(
+            x,
+            jnp.flip(kernel, tuple(range(dims))),
+            (1,) * dims,
+            [
+                (window_extent(k, d) - 1 - lo, window_extent(k, d) - 1 - hi + e)
+                for k, d, (lo, hi), e in zip(window, dilation, edges, extra, strict=True)
+            ],
+            lhs_dilation=strides,
+            rhs_dilation=dilation,
+            dimension_numbers=_LAYOUTS[dims],
+            feature_group_count=groups,
+        )
     )
+
+
+def _rounded(y: Array) -> Array:
+    """Return `y`, a convolution's result, as it is, and keep XLA from fusing it with what follows.
+
+    With bfloat16, XLA's CPU compiler (jaxlib 0.12) fuses some convolutions with the operations behind them
+    into code that returns NaN and wrong numbers. Rounding to bfloat16 what is bfloat16 already changes nothing.
+    """
+    return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7) if y.dtype == jnp.bfloat16 else y
 
 
 def window_slices(

@@ -9,6 +9,7 @@ from types import EllipsisType
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models import (
@@ -254,6 +255,8 @@ def create(
     entry = MODELS[name]
     if num_classes is ...:
         num_classes = entry.num_classes
+    if isinstance(num_classes, np.integer):
+        num_classes = int(num_classes)
     if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
         raise UsageError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None for features")
     for option, value in variant.items():

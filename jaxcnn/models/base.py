@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import ScopeParamShapeError
+from flax.errors import InvalidRngError, ScopeParamShapeError
 
 from jaxcnn.errors import InputTooSmall, UsageError
 from jaxcnn.layers import initialisers
@@ -72,7 +72,7 @@ class Model(nn.Module):
 
         Raises:
           UsageError: for images of the wrong rank or type, with other channels than the variables are made for, or
-            too small for the architecture; names what it admits.
+            too small for the architecture; names what it admits. Also for dropout without a key.
         """
         if method is not None or not args:
             return nn.Module.apply(self, variables, *args, method=method, **kwargs)
@@ -149,6 +149,11 @@ def input_errors(model: Model, images: Any, *args, variables: Any = None, **kwar
         height, width = images.shape[1:3]
         needs = f"{type(model).__name__} needs at least {smallest}x{smallest}"
         raise UsageError(f"images of {height}x{width}: this {needs}") from error
+    except InvalidRngError as error:
+        if "dropout" not in str(error):
+            raise
+        message = 'train=True drops units at random: give apply rngs={"dropout": key}'
+        raise UsageError(message) from error
     except ScopeParamShapeError as error:
         channels = _channels_of(model, variables, images, *args, **kwargs)
         if channels is None:

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcnn.layers import BatchNorm, Blocks, Conv, Dropout, avg_pool
+from jaxcnn.layers import BatchNorm, Blocks, Conv, Dropout, NormRelu, avg_pool, he_normal_fan_out
 from jaxcnn.models.base import Model
 from jaxcnn.models.resnet import Stem, head
 
@@ -60,17 +60,6 @@ class Transition(nn.Module):
         return avg_pool(x, 2)
 
 
-class NormRelu(nn.Module):
-    """The last BatchNorm and ReLU."""
-
-    norm: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
-        """Return the activations that the classifier averages."""
-        return nn.relu(self.norm(name="bn")(x))
-
-
 class DenseNet(Model):
     """A densely connected network; see the variants at the end of this file.
 
@@ -105,7 +94,8 @@ class DenseNet(Model):
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
-        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        # The authors' code: by fan_out; torchvision has fan_in.
+        conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
         drop = partial(Dropout, self.dropout, not train)
         layer = partial(DenseLayer, self.growth_rate, self.bottleneck, conv, norm, drop)

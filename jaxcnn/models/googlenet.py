@@ -104,7 +104,7 @@ class GoogLeNet(Model):
     """
 
     norm: Literal["lrn", "batch"] = "lrn"
-    largest_kernel: int = 5
+    largest_kernel: Literal[5, 3] = 5
     last_pool: int = 3
     dropout: float = 0.4
     width: float = 1.0

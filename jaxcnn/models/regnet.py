@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxcnn.errors import UsageError
 from jaxcnn.layers import (
     BatchNorm,
     Conv,
@@ -45,6 +46,8 @@ def stage_widths(depth: int, w0: int, wa: float, wm: float, group_width: int, ro
       group_width: the widths are multiples of it.
       rounding: to these multiples, see `RegNet`.
     """
+    if wm <= 1:
+        raise UsageError(f"wm={wm}: each stage is to be wider than the one before, expected more than 1")
     steps = [round(log((w0 + wa * j) / w0) / log(wm)) for j in range(depth)]
     widths = [8 * round(w0 * wm**s / 8) for s in steps]
     stages = [(width, len(list(same))) for width, same in itertools.groupby(widths)]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Shortcut, global_avg_pool, max_pool, residual
-from jaxcnn.layers.initialisers import VarianceScaling, ones, zero_gamma
+from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_out, ones, zero_gamma
 from jaxcnn.models.base import Model
 
 # Uniform in +-1/sqrt(fan_in), the Linear layer of torch; the paper does not say.
@@ -198,7 +198,8 @@ class ResNet(Model):
         """Return the output of each stage, making stem and stages in the `__call__` that this is called from."""
         if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise UsageError("groups and width_per_group are a bottleneck's: block='basic' has 1 and 64")
-        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        # Section 3.4 cites He et al. for the initialisation, by fan_in there; the released code has fan_out.
+        conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
         norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
         plain = self.shortcut == "none"
         shortcut = None if plain else partial(Shortcut, option=self.shortcut, norm=norm, dtype=self.dtype)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcnn.layers import BatchNorm, Conv
+from jaxcnn.layers import BatchNorm, Conv, NormRelu
 from jaxcnn.models.base import Model
 from jaxcnn.models.resnet import ConvRow, Stage, Stem, block_rows, head
 
@@ -99,7 +99,7 @@ class PreActResNet(Model):
                 strided=depth if keras else 1,
             )
             x = Stage(depth, make, name=f"stage{i + 1}")(x)
-        return head(nn.relu(norm(name="bn")(x)), self.num_classes)
+        return head(NormRelu(norm, name="norm")(x), self.num_classes)
 
 
 # CIFAR: depth = 9n + 2.

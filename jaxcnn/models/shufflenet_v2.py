@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Blocks, Conv, ConvNorm, Dense, global_avg_pool, max_pool
 from jaxcnn.layers.initialisers import Normal
 from jaxcnn.models.base import Model
@@ -84,6 +85,10 @@ class ShuffleNetV2(Model):
 
         x = unit(24, 3, strides=2, padding=1, name="conv1")(x)
         x = max_pool(x, 3, 2, padding=1)
+        if len(self.widths) != len(self.depths) + 1 or any(width % 2 for width in self.widths[:-1]):
+            raise UsageError(
+                f"widths={self.widths}: expected an even number for each of the {len(self.depths)} stages, and conv5's"
+            )
         for i, (width, depth) in enumerate(zip(self.widths[:-1], self.depths, strict=True), 2):
             blocks = [partial(Unit, width, 2 if j == 0 else 1, unit) for j in range(depth)]
             x = Blocks(blocks, name=f"stage{i}")(x)

@@ -42,7 +42,8 @@ class LayerRow:
 class ModelRow:
     """One line of `jaxcnn models`: the name with its published input size and number of classes.
 
-    `receptive_field` is that of the last maps, before global pooling, as in `LayerRow`.
+    `receptive_field` is that of the last maps, before they are pooled globally or flattened (of the last stage's, where
+    they are not, as in segmentation), as in `LayerRow`.
     """
 
     name: str
@@ -126,9 +127,11 @@ def model_rows(family: str | None = None) -> list[ModelRow]:
 
 def _model_row(name: str, family: str, entry: ModelEntry, known: Known) -> ModelRow:
     calls = trace(create(name), entry.input_shape, known)
+    model = next(call for call in calls if not call.path)
     fields = [call.field for call in calls if call.is_stage and call.field is not None]
+    last = model.last_maps if len(model.output.shape) == 2 else fields[-1] if fields else None
     row = (name, family, entry.year, entry.paper, entry.input_shape, entry.num_classes)
-    return ModelRow(*row, *_totals(calls), _pixels(fields[-1] if fields else None))
+    return ModelRow(*row, *_totals(calls), _pixels(last))
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ class Call:
         passes_on: it returns what it is given, as dropout in evaluation.
         used: the model's output in evaluation depends on it, unlike on auxiliary heads.
         field: None behind unshared weights, resizing, and of what depends on the whole image alone.
+        last_maps: of the model's call, the field of the maps that it pools globally or flattens last.
     """
 
     path: str
@@ -74,6 +75,7 @@ class Call:
     passes_on: bool = False
     used: bool = True
     field: Field | None = None
+    last_maps: Field | None = None
 
     @property
     def is_stage(self) -> bool:
@@ -95,6 +97,9 @@ class Repeated:
 
 Known = dict[Hashable, Repeated]
 
+# The place, in what is seen, of the maps that are pooled globally or flattened last.
+_LAST_MAPS = "last maps"
+
 
 def trace(model: Model, input_shape: Shape, known: Known | None = None) -> list[Call]:
     """Return the calls that one image makes, each before those that it makes itself.
@@ -112,7 +117,12 @@ def trace(model: Model, input_shape: Shape, known: Known | None = None) -> list[
     _follow(jaxpr, [Field(1, 1)], recorder.see)
     used, fields = _used(jaxpr), recorder.fields
     return [
-        dataclasses.replace(call, used=place in used, field=fields.get(place))
+        dataclasses.replace(
+            call,
+            used=place in used,
+            field=fields.get(place),
+            last_maps=None if call.path else fields.get(_LAST_MAPS),
+        )
         for place, call in enumerate(recorder.calls)
     ]
 
@@ -262,7 +272,10 @@ def _follow(jaxpr: Jaxpr, inputs: list[Field | None], see: Callable) -> list[Fie
             out = _follow(inner[0], seen, see)
         else:
             widest = max(field for field in seen if field is not None)
-            out = [_through(eqn, seen.index(widest), widest)] * len(eqn.outvars)
+            operand = seen.index(widest)
+            if len(eqn.invars[operand].aval.shape) > 2 == len(eqn.outvars[0].aval.shape):  # type: ignore[attr-defined]
+                see(_LAST_MAPS, widest)
+            out = [_through(eqn, operand, widest)] * len(eqn.outvars)
         known.update(zip(eqn.outvars, out, strict=True))
         if eqn.primitive is _mark:
             see(eqn.params["place"], out[0])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm, Conv, Dropout
+from jaxcnn.layers import BatchNorm, Conv, Dropout, NormRelu
 from jaxcnn.layers.initialisers import he_normal_fan_in
 from jaxcnn.models.base import Model
 from jaxcnn.models.resnet import Stage, Stem, block_rows, head, resnet50, resnet101
@@ -60,7 +60,7 @@ class WideResNet(Model):
         for i in range(3):
             make = partial(make_block, width=16 * self.widen_factor * 2**i, strides=1 if i == 0 else 2)
             x = Stage(blocks, make, name=f"stage{i + 1}")(x)
-        return head(nn.relu(norm(name="bn")(x)), self.num_classes)
+        return head(NormRelu(norm, name="norm")(x), self.num_classes)
 
 
 # The networks of tables 4 and 5.

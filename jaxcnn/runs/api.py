@@ -20,7 +20,7 @@ from jaxcnn.data.dataset import check_split
 from jaxcnn.data.images import preprocessing
 from jaxcnn.data.resident import eval_batches
 from jaxcnn.errors import RunError, UsageError, unknown
-from jaxcnn.experiment import Experiment, ModelConfig
+from jaxcnn.experiment import Experiment
 from jaxcnn.models import Model
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.runs.blueprint import Blueprint
@@ -233,7 +233,7 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
         if found.result.get("status") == "finished":
             return found
         try:
-            session = Session(experiment, stop)
+            session = Session(experiment, stop, found.norms if checkpoints.steps() else None)
             with together():
                 check_data(folder, session)
                 if first:
@@ -273,14 +273,10 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
 
 
 def _to_evaluate(experiment: Experiment) -> Experiment:
-    """Return the experiment as any machine can score it.
-
-    Devices and parts of a batch are for training, and the weights it started from need not be there any more.
-    """
+    """Return the experiment as any machine can score it: devices and parts of a batch are for training."""
     train, found = experiment.train, jax.device_count()
     devices = math.gcd(train.batch_size, min(train.devices or found, found))
-    train = replace(train, devices=devices, parallel="jit", accumulation_steps=1)
-    return replace(experiment, train=train, model=replace(experiment.model, weights=None, peer=ModelConfig.peer))
+    return replace(experiment, train=replace(train, devices=devices, parallel="jit", accumulation_steps=1))
 
 
 def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, list[str]]:

@@ -24,7 +24,9 @@ def pretrained(config: ModelConfig, model: Model, images: jax.ShapeDtypeStruct, 
       UsageError: the file is not one of weights, or of another architecture than `model`.
     """
     assert config.weights is not None
-    options: dict[str, Any] = config.options
+    options: dict[str, Any] = dict(config.options)
+    if hasattr(model, "aux_heads"):
+        options["aux_heads"] = model.aux_heads
     path = config.weights.expanduser()
     _, variables = weights.load(config.peer, path, num_classes=model.num_classes, key=key, **options)
     found, expected = _shapes(variables), _shapes(jax.eval_shape(model.init, key, images))

@@ -44,7 +44,8 @@ class Session(Blueprint):
         Args:
           experiment: what to put together.
           stop: polled while data is loaded and between batches.
-          norms: mean and standard deviation to normalise by, where they are known from a run.
+          norms: mean and standard deviation to normalise by, where a run has them, whose checkpoint then takes the
+            place of the weights it started from.
         """
         train = experiment.train
         self.stop = stop
@@ -64,7 +65,7 @@ class Session(Blueprint):
         )
         self.task = Classification(label_smoothing=train.label_smoothing)
         self.pretrained: Variables | None = None
-        if experiment.model.weights is not None:
+        if experiment.model.weights is not None and norms is None:
             self.pretrained = pretrained(experiment.model, self.model, self.images, init_key(self.key))
         self.weights_sha256 = None if self.pretrained is None else params_sha256(self.pretrained)
         self.mean, self.std = norms or _normalisation(experiment, examples.images, self.pretrained)

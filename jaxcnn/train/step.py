@@ -10,6 +10,7 @@ import optax
 from jaxcnn.models.base import Model
 from jaxcnn.tasks.classification import Classification, Sums
 from jaxcnn.train.frozen import frozen_batch_norm
+from jaxcnn.train.optim import matching
 from jaxcnn.train.state import TrainState, Tree
 
 Batch = Mapping[str, jax.Array]
@@ -90,6 +91,9 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
+        if ema is not None and frozen:  # An average of equal numbers is another by rounding.
+            fixed = matching("train.frozen", frozen, params)
+            ema = jax.tree.map(lambda is_fixed, kept, new: kept if is_fixed else new, fixed, params, ema)
         state = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )

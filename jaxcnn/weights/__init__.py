@@ -6,6 +6,7 @@ from types import EllipsisType
 from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from jaxcnn.errors import UsageError, unknown
@@ -15,7 +16,7 @@ from jaxcnn.weights.load import variables_of
 from jaxcnn.weights.peer import Names, Peer, Tensors, keras_kernel
 from jaxcnn.weights.peers import PEERS
 from jaxcnn.weights.source import read
-from jaxcnn.weights.variables import Facts, Variables, facts, save
+from jaxcnn.weights.variables import Facts, Variables, facts, fitting_channels, save
 
 __all__ = ["PEERS", "Names", "Peer", "Preprocessing", "Variables", "load", "preprocessing", "save"]
 
@@ -53,16 +54,19 @@ def load(
     own = peer == "jaxcnn" or peer.startswith("jaxcnn/")
     row, prepared = (None, None) if own else _row(peer)
     tensors, metadata = read(source)
-    class_names = None
+    class_names, channels = None, None
     if row is None:
         about = _own_facts(peer, source, metadata)
+        channels, _ = fitting_channels(
+            about.model, about.options, {name: np.shape(value) for name, value in tensors.items()}
+        )
         prepared, class_names = about.preprocessing, about.class_names if num_classes is ... else None
         row = _own_row(about)
         tensors = {name.partition("/")[2]: value for name, value in tensors.items()}
-        if num_classes is ... and _headless(row, tensors, model_options):
+        if num_classes is ... and _headless(row, tensors, channels, model_options):
             num_classes = None
     key = jax.random.key(0) if key is None else key
-    model, variables = variables_of(row, tensors, num_classes, key, **model_options)
+    model, variables = variables_of(row, tensors, num_classes, key, channels, **model_options)
     plain = create(row.model)
     chosen = {name: getattr(model, name) for name in options(row.model) if getattr(model, name) != getattr(plain, name)}
     return model, Variables(variables, model=row.model, options=chosen, preprocessing=prepared, class_names=class_names)
@@ -113,13 +117,17 @@ def _own_row(about: Facts) -> Peer:
     """Return the row of `PEERS` that a file of our own would have: our names, our layouts."""
     names = Names(((r"(.+)", "{0}"),), kernel_layout=keras_kernel, ignore=())
     return Peer(
-        model=about.model, names=names, options=about.options, preprocessing=about.preprocessing or Preprocessing()
+        model=about.model,
+        names=names,
+        options=about.options,
+        aux=("aux",) if "aux_heads" in options(about.model) else (),
+        preprocessing=about.preprocessing or Preprocessing(),
     )
 
 
-def _headless(row: Peer, tensors: Tensors, model_options: Mapping[str, Any]) -> bool:
+def _headless(row: Peer, tensors: Tensors, channels: int, model_options: Mapping[str, Any]) -> bool:
     """Return whether a file of our own has the features of a model alone."""
-    images = jax.ShapeDtypeStruct((1, *MODELS[row.model].input_shape), "float32")
+    images = jax.ShapeDtypeStruct((1, *MODELS[row.model].input_shape[:2], channels), "float32")
 
     def names(num_classes: int | None) -> set[str]:
         model = create(row.model, num_classes=num_classes, **{**row.options, **model_options})

@@ -18,7 +18,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def variables_of(
-    peer: Peer, tensors: Tensors, num_classes: int | EllipsisType | None, key: jax.Array, **options: Any
+    peer: Peer,
+    tensors: Tensors,
+    num_classes: int | EllipsisType | None,
+    key: jax.Array,
+    channels: int | None = None,
+    **options: Any,
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model and its variables with the peer's tensors in them.
 
@@ -26,8 +31,10 @@ def variables_of(
         peer: a row of `PEERS`.
         tensors: by the peer's names.
         num_classes: other than the file's, the head is initialised; None: no head; left out: the file's.
-        key: of the head's initialisation.
-        **options: of the model, beyond the peer's own.
+        key: of what is initialised.
+        channels: of the images; None: as the model was published.
+        **options: of the model, beyond the peer's own. `aux_heads` is as in the file where it is left out; False
+            drops the file's, True initialises those that it has not.
 
     Raises:
         UsageError: lists all tensors that are missing, left over or of another shape.
@@ -35,9 +42,11 @@ def variables_of(
     options = {**peer.options, **options}
     if peer.names.prepare is not None:
         tensors = peer.names.prepare(tensors)
+    wanted_options = options
     if peer.aux:
-        options["aux_heads"] = any(name.startswith(peer.aux) for name in tensors)
-    published, images = MODELS[peer.model].num_classes, _images(peer.model)
+        options = options | {"aux_heads": any(name.startswith(peer.aux) for name in tensors)}
+        wanted_options = options | wanted_options
+    published, images = MODELS[peer.model].num_classes, _images(peer.model, channels)
     shapes = _shapes(create(peer.model, num_classes=published, **options), images)
     wider = _shapes(create(peer.model, num_classes=published + 1, **options), images)
     # Whatever grows with the classes is the head; it may hold another number in this file.
@@ -50,19 +59,23 @@ def variables_of(
         shapes = {path: shape for path, shape in shapes.items() if path not in head}
     values = _fit(peer, tensors, shapes)
 
-    model = create(peer.model, num_classes=in_file if num_classes is ... else num_classes, **options)
-    if num_classes is ... or (num_classes == in_file and not headless):
+    classes = in_file if num_classes is ... else num_classes
+    if classes != in_file:
+        values = {path: value for path, value in values.items() if path not in head}
+    model = create(peer.model, num_classes=classes, **wanted_options)
+    if classes == in_file and not headless and wanted_options == options:
         return model, _nested(values)
     wanted = traverse_util.flatten_dict(model.init(key, images), sep="/")
-    return model, _nested({path: value if path in head else values[path] for path, value in wanted.items()})
+    return model, _nested({path: values.get(path, value) for path, value in wanted.items()})
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict({path: jnp.asarray(value) for path, value in flat.items()}, sep="/")
 
 
-def _images(model_name: str) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *MODELS[model_name].input_shape), jnp.float32)
+def _images(model_name: str, channels: int | None) -> jax.ShapeDtypeStruct:
+    height, width, published = MODELS[model_name].input_shape
+    return jax.ShapeDtypeStruct((1, height, width, channels or published), jnp.float32)
 
 
 def _shapes(model: Model, images: jax.ShapeDtypeStruct) -> Shapes:

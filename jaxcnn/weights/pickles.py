@@ -215,10 +215,11 @@ class _Machine:
 
     def persistent_id(self, found: Any) -> tuple:
         """Return a storage's ("storage", name in STORAGES, key, location, size, ...)."""
-        kind, storage, *rest = found
-        if kind != "storage" or type(storage) is not _Global:
+        kind, storage, key, *rest = found
+        # The hash of anything but text may take for ever, see `set_items`.
+        if kind != "storage" or type(storage) is not _Global or type(key) is not str:
             raise TypeError("the pickle refers to what is no storage")
-        return kind, storage.rpartition(".")[2], *rest
+        return kind, storage.rpartition(".")[2], key, *rest
 
 
 _IGNORED = ("PROTO", "FRAME")

@@ -10,7 +10,7 @@ TIMM = Names(
         (r"stage(\d+)/block(\d+)/shortcut", "stages.{0:-1}.blocks.{1:-1}.downsample.conv"),
         (r"stage(\d+)/block(\d+)/bn(\d)", "stages.{0:-1}.blocks.{1:-1}.norm{2}"),
         (r"stage(\d+)/block(\d+)/(conv\d)", "stages.{0:-1}.blocks.{1:-1}.{2}"),
-        (r"bn", "norm"),
+        (r"norm/bn", "norm"),
         (r"head", "head.fc"),
     )
 )
@@ -22,7 +22,7 @@ KERAS = Names(
         (r"stage(\d)/block(\d+)/bn1", "conv{0:1}_block{1}_preact_bn"),
         (r"stage(\d)/block(\d+)/bn(\d)", "conv{0:1}_block{1}_{2:-1}_bn"),
         (r"stage(\d)/block(\d+)/conv(\d)", "conv{0:1}_block{1}_{2}_conv"),
-        (r"bn", "post_bn"),
+        (r"norm/bn", "post_bn"),
         (r"head", "predictions"),
     ),
     leaves=KERAS_LEAVES,
@@ -39,8 +39,16 @@ def _timm(resize: int) -> Preprocessing:
 
 PEERS = {
     **{
-        f"timm/resnetv2_{depth}": Peer(model=f"resnet{depth}v2", names=TIMM, preprocessing=_timm(resize))
-        for depth, resize in ((18, 248), (34, 248), (50, 235), (101, 235), (152, 256))
+        f"timm/resnetv2_{depth}": Peer(
+            model=f"resnet{depth}v2", names=TIMM, preprocessing=_timm(resize), tags=dict.fromkeys(tags, _timm(resize))
+        )
+        for depth, resize, *tags in (
+            (18, 248, "ra4_e3600_r224_in1k"),
+            (34, 248, "ra4_e3600_r224_in1k"),
+            (50, 235, "a1h_in1k"),
+            (101, 235, "a1h_in1k"),
+            (152, 256),
+        )
     },
     **{
         f"keras/ResNet{depth}V2": Peer(

@@ -42,7 +42,13 @@ DEEPLABV3 = Names(
 _WHOLE = Preprocessing(size=None, resize=520)
 
 PEERS = {
-    f"torchvision/{model}": Peer(model=model, names=names, preprocessing=_WHOLE, aux=("aux_classifier.",))
+    f"torchvision/{model}": Peer(
+        model=model,
+        names=names,
+        preprocessing=_WHOLE,
+        aux=("aux_classifier.",),
+        tags={"COCO_WITH_VOC_LABELS_V1": _WHOLE},
+    )
     for model, names in (
         ("fcn_resnet50", FCN),
         ("fcn_resnet101", FCN),

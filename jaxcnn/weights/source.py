@@ -148,7 +148,8 @@ def _named(found: Any, what: str, to_array: Callable[[Any, str], np.ndarray]) ->
     for name, value in found.items():
         if not isinstance(name, str):
             raise UsageError(f"{what} has a key of type {type(name).__name__}: expected the names of tensors")
-        tensors[name] = to_array(value, f"{name} of {what}")
+        if name != "n_averaged":  # torch's AveragedModel counts beside its module
+            tensors[name] = to_array(value, f"{name} of {what}")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors

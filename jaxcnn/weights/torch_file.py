@@ -77,7 +77,10 @@ def read_legacy(content: bytes) -> Any:
     kinds: dict[str, str] = {}
     pickles.load(file, lambda persistent_id: kinds.update({persistent_id[2]: persistent_id[1]}), lambda *_: None)
     storages = {}
-    for key in _plain(file):
+    keys = _plain(file)
+    if type(keys) is not list or any(type(key) is not str for key in keys):
+        raise TypeError("the keys of its storages are no list of texts")
+    for key in keys:
         size = int.from_bytes(file.read(8), order)  # type: ignore[arg-type]
         dtype = pickles.STORAGES[kinds[key]]
         if size * dtype.itemsize > len(content) - file.tell():

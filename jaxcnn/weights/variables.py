@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown
 from jaxcnn.files import write_atomically
-from jaxcnn.models import create
+from jaxcnn.models import MODELS, create
+from jaxcnn.models import options as options_of
 from jaxcnn.preprocessing import Preprocessing
 
 
@@ -85,7 +86,7 @@ def save(
         class_names: of the logits, in their order.
 
     Raises:
-        UsageError: the model or the preprocessing is not known, or what is to be written is no array of numbers.
+        UsageError: the model or the preprocessing is not known, or what is to be written are not the model's variables.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -95,7 +96,7 @@ def save(
     missing = [f"{name}=" for name, value in (("model", model), ("preprocessing", preprocessing)) if value is None]
     if model is None or preprocessing is None:
         raise UsageError(f"the variables do not know what they are for: give save {' and '.join(missing)} too")
-    create(model, **(options or {}))  # refuses what is no model and no option
+    _check_options(model, options or {})
     tensors = {}
     for name, value in traverse_util.flatten_dict(dict(variables), sep="/").items():
         array = np.asarray(value)
@@ -104,6 +105,11 @@ def save(
         tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
     if not tensors:
         raise UsageError("there are no variables to write")
+    _, wrong = fitting_channels(model, options or {}, {name: array.shape for name, array in tensors.items()})
+    if wrong:
+        raise UsageError(
+            f"these are not the variables of {model}: {len(wrong)} are missing or differ: {'; '.join(wrong)}"
+        )
     metadata = {
         "format": "jaxcnn",
         "model": model,
@@ -140,4 +146,35 @@ def facts(metadata: Mapping[str, str]) -> Facts | None:
         raise UsageError(f"the metadata of the file are damaged: {error}") from error
     if not isinstance(options, dict) or not isinstance(class_names, list | None):
         raise UsageError("the metadata of the file are damaged: expected options by name and a list of class names")
+    _check_options(model, options)
     return Facts(model, options, preprocessing, class_names)
+
+
+def _check_options(model: str, given: Mapping[str, Any]) -> None:
+    """Refuse what is no model or none of its options."""
+    known = options_of(model)
+    for name in given:
+        if name not in known:
+            raise unknown(f"option of {model}", name, known)
+    create(model, **given)
+
+
+def fitting_channels(
+    model: str, options: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[int, list[str]]:
+    """Return the channels of images that variables of these shapes are for, and which of them fit none.
+
+    The head and auxiliary heads are not looked at: they may have any number of classes, or not be there.
+    """
+    no_aux = {"aux_heads": False} if "aux_heads" in options_of(model) else {}
+    backbone = create(model, num_classes=None, **{**options, **no_aux})
+    height, width, published = MODELS[model].input_shape
+    found: dict[int, list[str]] = {}
+    for channels in dict.fromkeys((published, 3, 1)):
+        images = jax.ShapeDtypeStruct((1, height, width, channels), jax.numpy.float32)
+        expected = traverse_util.flatten_dict(jax.eval_shape(backbone.init, jax.random.key(0), images), sep="/")
+        found[channels] = [path for path, leaf in expected.items() if shapes.get(path) != leaf.shape]
+        if not found[channels]:
+            break
+    best = min(found, key=lambda channels: len(found[channels]))
+    return best, found[best]

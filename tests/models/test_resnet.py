@@ -86,7 +86,7 @@ class Reference:
                     y = y if i == 1 else jnp.maximum(self.bn(y, f"{at}/bn{i}"), 0)
                     y = self.conv(y, f"{at}/conv{i}", strides if i == strided_conv else 1)
                 x = x + y
-        return self.head(jnp.maximum(self.bn(x, "bn"), 0))
+        return self.head(jnp.maximum(self.bn(x, "norm/bn"), 0))
 
 
 def assert_close(got, expected):
@@ -158,7 +158,7 @@ def test_names_of_submodules():
         *inner,
         *(f"{at}/{layer}" for at in projections for layer in ("conv", "norm")),
     }
-    assert names(resnet_tiny_v2()) == {"stem/conv", "bn", "head", *inner, *projections}
+    assert names(resnet_tiny_v2()) == {"stem/conv", "norm/bn", "head", *inner, *projections}
     assert {"stage2/block3/conv1", "stage4/block3/bn3"} <= names(create("resnet50"), (64, 64, 3))
 
 

@@ -1,6 +1,7 @@
 """From a run to files and from files to a run: export, starting from weights, frozen parts."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -128,20 +129,26 @@ def test_a_frozen_backbone_stays(first, run, files, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before["batch_stats"], after.batch_stats)
 
 
-def test_the_file_is_needed_to_resume_and_not_to_evaluate(first, files, tmp_path):
+def test_the_file_is_needed_until_there_is_a_checkpoint(first, files, tmp_path):
     copy = tmp_path / "model.safetensors"
     copy.write_bytes(files[0].read_bytes())
-    found = jaxcnn.run(second(first, [copy]), tmp_path, progress=False)
+    experiment = second(first, [copy])
+    found = jaxcnn.run(experiment, tmp_path, progress=False)
+    sha256 = found.result["params_sha256"]
     (found.path / "result.json").unlink()
+    hidden = found.path / "hidden"
+    (found.path / "checkpoints").rename(hidden)
     _, variables = weights.load("jaxcnn", copy)
-    changed = jax.tree.map(lambda x: x + 1, variables)
-    weights.save(copy, changed)
+    weights.save(copy, jax.tree.map(lambda x: x + 1, variables))
     with pytest.raises(UsageError, match="does not hold the weights it began with"):
         jaxcnn.runs.resume(found.path, progress=False)
     copy.unlink()
     with pytest.raises(UsageError, match="there is no file"):
         jaxcnn.runs.resume(found.path, progress=False)
+    shutil.rmtree(found.path / "checkpoints", ignore_errors=True)
+    hidden.rename(found.path / "checkpoints")
     assert jaxcnn.runs.evaluate(found.path)["test/accuracy"] >= 0
+    assert jaxcnn.runs.resume(found.path, progress=False).result["params_sha256"] == sha256
 
 
 def test_what_cannot_be_started_from(first, files, tmp_path):

@@ -183,6 +183,8 @@ TENSORS = {
     "a storage that is not there": tensor().replace(b"\x01\x00\x00\x000X", b"\x01\x00\x00\x001X"),
     "a storage outside of the archive": tensor().replace(b"\x01\x00\x00\x000X", b"\x0d\x00\x00\x00../../secretsX"),
     "a storage longer than its entry": tensor().replace(b"cpuK\x04", b"cpuJ\xff\xff\xff\x7f"),
+    # ((t, t), (t, t)) and so on, sixty deep: its hash would take for ever.
+    "a storage whose key is a tree": tensor().replace(b"X\x01\x00\x00\x000X", b")" + b"2\x86" * 60 + b"X"),
     "a storage of an unknown type": tensor().replace(b"FloatStorage", b"ComplexStorage"),
     "a parameter of nothing": b"ctorch._utils\n_rebuild_parameter\n)R",
 }

@@ -182,7 +182,7 @@ def test_peers_and_tags():
 
 
 def test_the_tag_decides_how_images_are_prepared(monkeypatch):
-    def variables_of(row, tensors, num_classes, key, **options):
+    def variables_of(row, tensors, num_classes, key, channels, **options):
         model = create(row.model, **options)
         return model, {"params": {}}
 
@@ -191,3 +191,46 @@ def test_the_tag_decides_how_images_are_prepared(monkeypatch):
     assert variables.preprocessing.resize == 232
     _, variables = load("torchvision/resnet50", {"a": np.ones(1)}, zero_gamma=True, dtype="bfloat16")
     assert variables.preprocessing.resize == 256 and variables.options == {"zero_gamma": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("lenet5", (28, 28, 3)), ("resnet20", (32, 32, 1)), ("unet_same", (16, 16, 1))]
+)
+def test_images_may_have_other_channels_than_published(name, shape, tmp_path):
+    variables = create(name, num_classes=4).init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    save(tmp_path / "file.safetensors", variables, model=name, preprocessing=PREPARED)
+    model, found = load("jaxcnn", tmp_path / "file.safetensors")
+    assert model.num_classes == 4
+    equal(found, variables)
+
+
+def test_what_load_could_not_read_is_not_written(plain, tmp_path):
+    path = tmp_path / "file.safetensors"
+    for variables, given, message in (
+        (
+            {"params": plain["params"]},
+            {"model": "resnet20", "options": {"shortcut": "B"}},
+            "missing or differ: batch_st",
+        ),
+        (plain, {"model": "resnet32", "options": {"shortcut": "B"}}, "not the variables of resnet32"),
+        (plain, {"model": "resnet20", "options": {"num_classes": 10}}, "unknown option of resnet20 'num_classes'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            save(path, variables, preprocessing=PREPARED, **given)
+    assert not path.exists()
+
+
+def test_auxiliary_heads_are_as_in_the_file_or_as_asked():
+    images = jax.ShapeDtypeStruct((1, 80, 80, 3), jnp.float32)
+    variables = create("googlenet", aux_heads=True).init(jax.random.key(0), images)
+    tensors = flat(variables)
+
+    def loaded(tensors, **options):
+        model, found = load("jaxcnn/googlenet", tensors, **options)
+        return model.aux_heads, any(name.startswith("aux") for name in found["params"])
+
+    without = {name: value for name, value in tensors.items() if "/aux" not in name}
+    assert loaded(tensors) == (True, True)
+    assert loaded(without) == (False, False)
+    assert loaded(tensors, aux_heads=False) == (False, False)
+    assert loaded(without, aux_heads=True) == (True, True)
