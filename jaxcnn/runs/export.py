@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcnn import weights
 from jaxcnn.data.augment import normalize
+from jaxcnn.errors import UsageError
 from jaxcnn.files import write_atomically
 from jaxcnn.runs.api import Run, load_run
 
@@ -28,12 +29,15 @@ def export(run: str | Path, folder: str | Path, *, checkpoint: str = "last") -> 
       checkpoint: "last", or "best" by validation accuracy.
 
     Raises:
-      UsageError: no such run or checkpoint.
+      UsageError: no such run or checkpoint, or no folder can be made there.
       RunError: the checkpoint is damaged and there is no other.
     """
     found, folder = load_run(run), Path(folder)
     variables, config = found.restore(checkpoint).variables, found.experiment.model
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be a folder for the files: {error.strerror}") from error
     paths = folder / "model.safetensors", folder / "model.stablehlo"
     weights.save(
         paths[0],
