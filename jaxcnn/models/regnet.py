@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import (
     BatchNorm,
+    Blocks,
     Conv,
     ConvNorm,
     Dense,
@@ -29,7 +30,6 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.initialisers import Normal
 from jaxcnn.models.base import Model
-from jaxcnn.models.resnet import Stage
 
 # That of the authors' code; the paper does not say. Kernels start He normal by fan_out, likewise.
 head_init = Normal(0.01)
@@ -130,7 +130,8 @@ class RegNet(Model):
         x = conv_norm(32, 3, strides=2, padding=1, name="stem")(x)
         stages = stage_widths(self.depth, self.w0, self.wa, self.wm, self.group_width, self.rounding)
         for i, (width, blocks) in enumerate(stages, 1):
-            x = Stage(blocks, partial(make_block, inputs=x.shape[-1], width=width), name=f"stage{i}")(x)
+            make = partial(make_block, inputs=x.shape[-1], width=width)
+            x = Blocks([partial(make, number) for number in range(1, blocks + 1)], name=f"stage{i}")(x)
         x = global_avg_pool(x.astype(jnp.float32))
         return x if self.num_classes is None else Dense(self.num_classes, kernel_init=head_init, name="head")(x)
 

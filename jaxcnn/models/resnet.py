@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm, Conv, Dense, Shortcut, global_avg_pool, max_pool, residual
+from jaxcnn.layers import BatchNorm, Blocks, Conv, Dense, Shortcut, global_avg_pool, max_pool, residual
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_out, ones, zero_gamma
 from jaxcnn.models.base import Model
 
@@ -106,20 +106,6 @@ class Block(nn.Module):
             total = max(row.strides for row in self.rows)
             y = residual(x, y, self.shortcut(y.shape[-1], total, name="shortcut"))
         return nn.relu(y)
-
-
-class Stage(nn.Module):
-    """Blocks in a row, named block1, block2, ...; `make_block(number, name=...)` builds each, from number 1."""
-
-    depth: int
-    make_block: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
-        """Return the output of the last block."""
-        for i in range(1, self.depth + 1):
-            x = self.make_block(i, name=f"block{i}")(x)
-        return x
 
 
 class Stem(nn.Module):
@@ -227,7 +213,7 @@ class ResNet(Model):
                 dilation, strides = dilation * strides, 1
             shrunk *= strides
             make = partial(make_block, width=self.width * 2**i, strides=strides, dilation=(before, dilation))
-            x = Stage(depth, make, name=f"stage{i + 1}")(x)
+            x = Blocks([partial(make, number) for number in range(1, depth + 1)], name=f"stage{i + 1}")(x)
             maps.append(x)
         return maps
 

@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcnn.layers import BatchNorm, Conv, NormRelu
+from jaxcnn.layers import BatchNorm, Blocks, Conv, NormRelu
 from jaxcnn.models.base import Model
-from jaxcnn.models.resnet import ConvRow, Stage, Stem, block_rows, head
+from jaxcnn.models.resnet import ConvRow, Stem, block_rows, head
 
 
 class PreActBlock(nn.Module):
@@ -98,7 +98,7 @@ class PreActResNet(Model):
                 strides=1 if i == unstrided else 2,
                 strided=depth if keras else 1,
             )
-            x = Stage(depth, make, name=f"stage{i + 1}")(x)
+            x = Blocks([partial(make, number) for number in range(1, depth + 1)], name=f"stage{i + 1}")(x)
         return head(NormRelu(norm, name="norm")(x), self.num_classes)
 
 

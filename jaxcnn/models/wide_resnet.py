@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm, Conv, Dropout, NormRelu
+from jaxcnn.layers import BatchNorm, Blocks, Conv, Dropout, NormRelu
 from jaxcnn.layers.initialisers import he_normal_fan_in
 from jaxcnn.models.base import Model
-from jaxcnn.models.resnet import Stage, Stem, block_rows, head, resnet50, resnet101
+from jaxcnn.models.resnet import Stem, block_rows, head, resnet50, resnet101
 from jaxcnn.models.resnet_v2 import PreActBlock
 
 
@@ -59,7 +59,7 @@ class WideResNet(Model):
         x = Stem("cifar", 16, conv, None, name="stem")(x)
         for i in range(3):
             make = partial(make_block, width=16 * self.widen_factor * 2**i, strides=1 if i == 0 else 2)
-            x = Stage(blocks, make, name=f"stage{i + 1}")(x)
+            x = Blocks([partial(make, number) for number in range(1, blocks + 1)], name=f"stage{i + 1}")(x)
         return head(NormRelu(norm, name="norm")(x), self.num_classes)
 
 
