@@ -91,10 +91,18 @@ Written by `scripts/report_initialisation.py`, on a CPU in float32: the standard
 of a network returns, at full depth, with its initial parameters (key 0), for 4 images of standard normal pixels at the
 published size, in training mode. "Sane" means that all lie between {SANE[0]:g} and {SANE[1]:g}.
 
-VGG is the one paper here whose own initialisation does not do. "The weights from a normal distribution with the zero
-mean and 10^-2 variance" make the activations of every layer 1.7 to 4.8 times as large as those of the layer before.
-The paper trains only its shallowest network, A, from it, and starts the others from A's layers; for starting without
-that it offers Glorot and Bengio's initialisation, which is the default here.
+Two papers have initialisations of their own that do not do for such inputs; where a name is listed twice, the first is
+the default here and the second the paper's.
+
+- VGG, "variance 10^-2": a layer with c input channels multiplies the deviation by about sqrt(9 c / 2) / 10, which is
+  1.7 for 64 channels and 4.8 for 512. The paper trains its shallowest network, A, from it and starts the others from
+  A's layers; for starting without that it offers Glorot and Bengio's initialisation (`initialisation="glorot"`). The
+  default is He's, with which the deepest keep their scale, too.
+- ZFNet, N(0, 0.01^2) with biases of zero: meant for pixels of 0 to 255, it vanishes for inputs of variance 1. The
+  default is He's.
+
+In evaluation before any training, BatchNorm divides by running statistics that are still 1, so the numbers of networks
+with it are others there: the signal may vanish (MobileNet) or grow (DenseNet) until the first steps have moved them.
 
 | model | smallest | largest | sane | parts |
 |---|---|---|---|---|
