@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxcnn import weights
     from jaxcnn.data import DataConfig
     from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, load_experiment
     from jaxcnn.models import create
@@ -27,6 +28,7 @@ __all__ = [
     "load_run",
     "resume",
     "run",
+    "weights",
 ]
 
 # Loaded when first asked for: models and layers then need neither Orbax nor a data set library, and the command line
@@ -49,10 +51,15 @@ _HOMES = {
 }
 
 
+_ROOMS = ("data", "layers", "models", "report", "runs", "tasks", "train", "weights")
+
+
 def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _ROOMS:
+        return importlib.import_module(f"jaxcnn.{name}")
     for home, names in _HOMES.items():
         if name in names:
-            import importlib
-
             return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")
