@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/jaxcnn train experiments/lenet_digits.py
 
+# Whole files go to one process each: their tests share what they have compiled.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -274,7 +274,7 @@ def test_models(capsys, monkeypatch):
     assert cli._main(["models", "--json", "--family", "lenet"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == ["lenet5", "lenet5_valid", "lenet5_1998"]
-    assert (rows[0]["params"], rows[0]["receptive_field"]) == (61_706, 14)
+    assert (rows[0]["params"], rows[0]["receptive_field"]) == (61_706, 16)
 
 
 def test_summary(capsys):

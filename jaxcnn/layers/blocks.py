@@ -97,7 +97,6 @@ class SqueezeExcite(nn.Module):
         gate: makes a factor for each channel, usually in 0 to 1.
         kernel_init: initialiser of both layers.
         bias_init: likewise.
-        dtype: compute type.
     """
 
     features: int
@@ -105,15 +104,15 @@ class SqueezeExcite(nn.Module):
     gate: Callable[[Array], Array] = nn.sigmoid
     kernel_init: Initializer = he_normal_fan_in
     bias_init: Initializer = zeros
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *sizes channels"]) -> Float[Array, "batch *sizes channels"]:
         """Return `x` with its channels scaled."""
-        make = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype)
-        y = self.act(make(self.features, name="fc1")(global_avg_pool(x)))
+        # In float32: it is next to no work, and an error of a gate is one of a whole channel.
+        make = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init)
+        y = self.act(make(self.features, name="fc1")(global_avg_pool(x.astype(jnp.float32))))
         y = self.gate(make(x.shape[-1], name="fc2")(y))
-        return x * y.reshape(y.shape[0], *(1,) * (x.ndim - 2), y.shape[-1])
+        return x * y.reshape(y.shape[0], *(1,) * (x.ndim - 2), y.shape[-1]).astype(x.dtype)
 
 
 PaddingMode = Literal["symmetric", "same"]

@@ -97,7 +97,7 @@ class EfficientNet(Model):
         mbconv = partial(
             InvertedResidual, padding=self.padding, act=nn.silu, conv=conv, norm=norm, deterministic=not train
         )
-        squeeze_excite = partial(SqueezeExcite, act=nn.silu, kernel_init=he_normal_fan_out, dtype=self.dtype)
+        squeeze_excite = partial(SqueezeExcite, act=nn.silu, kernel_init=he_normal_fan_out)
         depths = [max(1, math.ceil(self.depth * blocks)) for *_, blocks in TABLE_1]
         rates = iter([self.stochastic_depth * i / sum(depths) for i in range(sum(depths))])
 

@@ -97,7 +97,7 @@ class MnasNet(Model):
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
         unit = partial(ConvNorm, conv=conv, norm=norm, act=nn.relu)
         bottleneck = partial(InvertedResidual, conv=conv, norm=norm, act=nn.relu)
-        squeeze_excite = partial(SqueezeExcite, kernel_init=he_normal_fan_out, dtype=self.dtype)
+        squeeze_excite = partial(SqueezeExcite, kernel_init=he_normal_fan_out)
 
         channels = round_channels(32 * self.width)
         x = unit(channels, 3, strides=2, padding=1, name="stem")(x)

@@ -100,7 +100,7 @@ class MobileNetV3(Model):
         conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
         unit = partial(ConvNorm, conv=conv, norm=norm, act=nn.hard_swish)
         bottleneck = partial(InvertedResidual, padding=self.padding, conv=conv, norm=norm)
-        squeeze_excite = partial(SqueezeExcite, gate=nn.hard_sigmoid, kernel_init=kernel_init, dtype=self.dtype)
+        squeeze_excite = partial(SqueezeExcite, gate=nn.hard_sigmoid, kernel_init=kernel_init)
 
         channels = round_channels(16 * max(1.0, self.width))
         x = unit(channels, 3, strides=2, padding=padding_of(self.padding, 3), name="stem")(x)

@@ -78,7 +78,7 @@ class RegNetBlock(nn.Module):
         y = self.conv_norm(self.features, 1, name="conv1")(x)
         y = self.conv_norm(self.features, 3, strides=self.strides, padding=1, groups=self.groups, name="conv2")(y)
         if self.se_features is not None:
-            y = SqueezeExcite(self.se_features, dtype=y.dtype, name="se")(y)
+            y = SqueezeExcite(self.se_features, name="se")(y)
         y = self.conv_norm(self.features, 1, act=None, name="conv3")(y)
         return nn.relu(residual(x, y, self.shortcut(self.features, self.strides, name="shortcut")))
 

@@ -30,7 +30,7 @@ class SEResNet(ResNet):
         """Return what makes a `SqueezeExcite` for a number of channels."""
 
         def make(channels: int, name: str) -> nn.Module:
-            return SqueezeExcite(max(channels // self.reduction, self.min_hidden), dtype=self.dtype, name=name)
+            return SqueezeExcite(max(channels // self.reduction, self.min_hidden), name=name)
 
         return make
 
