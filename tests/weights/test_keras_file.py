@@ -4,12 +4,13 @@ import gzip
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
 from jaxcnn.errors import UsageError
 from jaxcnn.weights.source import read
+
+h5py = pytest.importorskip("h5py")  # an extra
 
 FILES = Path(__file__).parent / "files"
 
