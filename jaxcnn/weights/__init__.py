@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models import MODELS, Model, create, options
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.weights.load import variables_of
+from jaxcnn.weights.load import images_of, shapes_of, variables_of
 from jaxcnn.weights.peer import Names, Peer, Tensors, keras_kernel
 from jaxcnn.weights.peers import PEERS
 from jaxcnn.weights.source import read
@@ -127,11 +126,10 @@ def _own_row(about: Facts) -> Peer:
 
 def _headless(row: Peer, tensors: Tensors, channels: int, model_options: Mapping[str, Any]) -> bool:
     """Return whether a file of our own has the features of a model alone."""
-    images = jax.ShapeDtypeStruct((1, *MODELS[row.model].input_shape[:2], channels), "float32")
+    images = images_of(row.model, channels)
 
     def names(num_classes: int | None) -> set[str]:
         model = create(row.model, num_classes=num_classes, **{**row.options, **model_options})
-        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-        return {"/".join(path[1:]) for path in traverse_util.flatten_dict(shapes)}
+        return {path.partition("/")[2] for path in shapes_of(model, images)}
 
     return not (names(MODELS[row.model].num_classes) - names(None)) & set(tensors)

@@ -46,9 +46,9 @@ def variables_of(
     if peer.aux:
         options = options | {"aux_heads": any(name.startswith(peer.aux) for name in tensors)}
         wanted_options = options | wanted_options
-    published, images = MODELS[peer.model].num_classes, _images(peer.model, channels)
-    shapes = _shapes(create(peer.model, num_classes=published, **options), images)
-    wider = _shapes(create(peer.model, num_classes=published + 1, **options), images)
+    published, images = MODELS[peer.model].num_classes, images_of(peer.model, channels)
+    shapes = shapes_of(create(peer.model, num_classes=published, **options), images)
+    wider = shapes_of(create(peer.model, num_classes=published + 1, **options), images)
     # Whatever grows with the classes is the head; it may hold another number in this file.
     head = {path: wider[path] for path, shape in shapes.items() if wider[path] != shape}
     in_file = _classes_in_file(peer, tensors, head) or published
@@ -73,12 +73,13 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict({path: jnp.asarray(value) for path, value in flat.items()}, sep="/")
 
 
-def _images(model_name: str, channels: int | None) -> jax.ShapeDtypeStruct:
+def images_of(model_name: str, channels: int | None) -> jax.ShapeDtypeStruct:
+    """Return one image of the published size; `channels` None: of the published number."""
     height, width, published = MODELS[model_name].input_shape
     return jax.ShapeDtypeStruct((1, height, width, channels or published), jnp.float32)
 
 
-def _shapes(model: Model, images: jax.ShapeDtypeStruct) -> Shapes:
+def shapes_of(model: Model, images: jax.ShapeDtypeStruct) -> Shapes:
     """Return the shape of every variable by its path, collection included."""
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}

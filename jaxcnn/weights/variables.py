@@ -15,6 +15,7 @@ from jaxcnn.files import write_atomically
 from jaxcnn.models import MODELS, create
 from jaxcnn.models import options as options_of
 from jaxcnn.preprocessing import Preprocessing
+from jaxcnn.weights.load import images_of, shapes_of
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -168,12 +169,11 @@ def fitting_channels(
     """
     no_aux = {"aux_heads": False} if "aux_heads" in options_of(model) else {}
     backbone = create(model, num_classes=None, **{**options, **no_aux})
-    height, width, published = MODELS[model].input_shape
+    published = MODELS[model].input_shape[2]
     found: dict[int, list[str]] = {}
     for channels in dict.fromkeys((published, 3, 1)):
-        images = jax.ShapeDtypeStruct((1, height, width, channels), jax.numpy.float32)
-        expected = traverse_util.flatten_dict(jax.eval_shape(backbone.init, jax.random.key(0), images), sep="/")
-        found[channels] = [path for path, leaf in expected.items() if shapes.get(path) != leaf.shape]
+        expected = shapes_of(backbone, images_of(model, channels))
+        found[channels] = [path for path, shape in expected.items() if shapes.get(path) != shape]
         if not found[channels]:
             break
     best = min(found, key=lambda channels: len(found[channels]))
