@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, load_experiment
     from jaxcnn.models import create
     from jaxcnn.models.features import features
-    from jaxcnn.runs import Run, load_run, resume, run
+    from jaxcnn.runs import Run, load_run, resume, run, run_seeds
     from jaxcnn.train.optim import OptimConfig
     from jaxcnn.train.schedules import ScheduleConfig
 
@@ -28,6 +28,7 @@ __all__ = [
     "load_run",
     "resume",
     "run",
+    "run_seeds",
     "weights",
 ]
 
@@ -45,7 +46,7 @@ _HOMES = {
     ),
     "jaxcnn.models": ("create",),
     "jaxcnn.models.features": ("features",),
-    "jaxcnn.runs": ("Run", "load_run", "resume", "run"),
+    "jaxcnn.runs": ("Run", "load_run", "resume", "run", "run_seeds"),
     "jaxcnn.train.optim": ("OptimConfig",),
     "jaxcnn.train.schedules": ("ScheduleConfig",),
 }

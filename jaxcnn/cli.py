@@ -147,6 +147,9 @@ def _train(arguments: list[str]) -> None:
     _prepare_process(distributed=options.distributed)
     if options.resume is not None:
         run = runs.resume(options.resume, experiment, progress=not options.quiet, command=command)
+    elif experiment.train.seeds > 1:
+        _show_seeds(runs.run_seeds(experiment, options.runs_dir, progress=not options.quiet, command=command))
+        return
     else:
         run = runs.run(experiment, options.runs_dir, progress=not options.quiet, command=command)
     _show_result(run)
@@ -404,6 +407,27 @@ def _show_result(run: Any) -> None:
     figures = sorted((run.path / "figures").glob("*.png"))
     rows += [("figure", str(path)) for path in figures] + [("run folder", str(run.path))]
     _print_table([run.experiment.name, ""], rows)
+
+
+def _show_seeds(found: Sequence[Any]) -> None:
+    """Print what each seed's run came to, and their mean; raise RunError if some failed."""
+    from jaxcnn.report.results import Measured
+    from jaxcnn.report.tables import metric_name, metric_value
+
+    metric, scores, rows, failed = "test/accuracy", [], [], []
+    for run in found:
+        result = run.result
+        if result["status"] == "finished":
+            scores.append(result["metrics"][metric])
+            rows.append((str(result["seed"]), metric_value(metric, scores[-1]), str(run.path)))
+        else:
+            rows.append((str(result["seed"]), result["status"], str(run.path)))
+            failed.append(f"seed {result['seed']}: {result['error']}")
+    if scores:
+        rows.append(("mean", Measured.of(scores).text(metric), ""))
+    _print_table(["seed", metric_name(metric), "run folder"], rows)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(found)} seeds failed: {'; '.join(failed)}")
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:

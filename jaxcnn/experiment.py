@@ -56,6 +56,9 @@ class TrainConfig:
     """Mass moved from the label to all classes alike, in [0, 1)."""
     accumulation_steps: int = 1
     """Parts that each batch is run in, one after the other, to save memory; BatchNorm sees one part."""
+    remat: bool = False
+    """Compute the inner activations of blocks once more in the backward pass in place of keeping them: the same up to
+    rounding, in less memory and more time."""
     frozen: tuple[str, ...] = ()
     """Parameters that stay as they are, as shell patterns over their paths, such as 'stem/*' 'stage1/*'. BatchNorm
     of a frozen path normalises by its running statistics, which stay, too."""
@@ -71,6 +74,14 @@ class TrainConfig:
     """Under pmap: BatchNorm over the global batch (as jit always does) or over each device's own part."""
     devices: int | None = None
     """Devices to use; None: all."""
+    seeds: int = 1
+    """How many seeds to train together: `seed`, `seed` + 1, ...; each has a run folder of its own, and is the run of
+    that seed alone."""
+    seeds_mode: Literal["auto", "sequential", "devices", "vmap"] = "auto"
+    """How several seeds are trained. sequential: each step for one seed after the other; each run has the bits of its
+    seed alone. devices: each seed on one device; each run is, bit for bit, that of its seed with train.devices 1. vmap:
+    as one batch of networks on one device; each run equals its seed alone only up to rounding. auto: devices where
+    there are several and parallel is jit, else sequential."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +150,7 @@ def _check_ranges(experiment: Experiment) -> None:
         "train.epochs": train.epochs,
         "train.log_every": train.log_every,
         "train.accumulation_steps": train.accumulation_steps,
+        "train.seeds": train.seeds,
         "eval.every": experiment.eval.every,
         "eval.batch_size": experiment.eval.batch_size,
         "checkpoint.every": experiment.checkpoint.every,
@@ -157,15 +169,17 @@ def _check_ranges(experiment: Experiment) -> None:
         raise UsageError(f"model.peer is {experiment.model.peer!r} without a file: give model.weights, too")
     if train.frozen and train.recompute_batch_stats:
         raise UsageError("train.recompute_batch_stats would change the statistics that train.frozen keeps: give one")
-    if not 0 <= experiment.seed < 2**32:
-        raise UsageError(f"seed is {experiment.seed}: expected 0 to {2**32 - 1}")
+    if not 0 <= experiment.seed <= 2**32 - train.seeds:
+        last = f", so that there are {train.seeds} seeds from there" if train.seeds > 1 else ""
+        raise UsageError(f"seed is {experiment.seed}: expected 0 to {2**32 - train.seeds}{last}")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment.name):
         raise UsageError(f"name is {experiment.name!r}: expected letters, digits, '_', '-' and '.', as in lenet_mnist")
 
 
 # Changing these does not change a result, so a run may be resumed with others. Where the data are is among them:
-# the checksums in a run's data.json tell whether they are the same.
-IMMATERIAL = ("checkpoint", "paper", "published", "data.path", "data.download")
+# the checksums in a run's data.json tell whether they are the same. A run is always of one seed; that it was trained
+# by vmap, which is the same up to rounding, is in its environment.json.
+IMMATERIAL = ("checkpoint", "paper", "published", "data.path", "data.download", "train.seeds", "train.seeds_mode")
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:

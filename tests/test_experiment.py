@@ -132,7 +132,15 @@ def other(name, hint, value):
     return not value if hint is bool else value + ("x" if isinstance(value, str) else 1)
 
 
-IMMATERIAL = {"paper", "published", "checkpoint.every", "checkpoint.keep", "checkpoint.tensorboard"}
+IMMATERIAL = {
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.tensorboard",
+    "paper",
+    "published",
+    "train.seeds",
+    "train.seeds_mode",
+}
 
 
 @pytest.mark.parametrize(("name", "hint"), leaves(Experiment).items(), ids=list(leaves(Experiment)))

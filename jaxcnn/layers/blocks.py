@@ -12,6 +12,7 @@ from jaxcnn.layers.conv import Conv, Dense
 from jaxcnn.layers.dropout import StochasticDepth
 from jaxcnn.layers.geometry import Padding
 from jaxcnn.layers.initialisers import Initializer, he_normal_fan_in, zeros
+from jaxcnn.layers.lowering import materialised
 from jaxcnn.layers.pool import global_avg_pool
 from jaxcnn.layers.residual import residual
 
@@ -188,5 +189,5 @@ class Blocks(nn.Module):
     def __call__(self, x: Float[Array, "batch *sizes channels"]) -> Float[Array, "batch *out_sizes features"]:
         """Return the output of the last block."""
         for i, make in enumerate(self.makers, 1):
-            x = make(name=f"block{i}")(x)
+            x = materialised(make(name=f"block{i}")(x))
         return x

@@ -5,28 +5,28 @@ Images are channels-last: [batch, length, channels], [batch, height, width, chan
 Like every framework's, the "convolution" is a cross-correlation: the kernel is not flipped.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown
+from jaxcnn.layers.formulations import LAYOUTS, Geometry, im2col_forward, window_slices
 from jaxcnn.layers.geometry import (
     Padding,
     conv_transpose_output_size,
     output_size,
     per_dimension,
     resolve_padding,
-    window_extent,
 )
 from jaxcnn.layers.initialisers import Initializer, he_normal_fan_in, he_normal_fan_out, zeros
+from jaxcnn.layers.lowering import convolve, transposed
 
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+Lowering = Literal["fast", "im2col"]
 
 
 def check_rank(layer: str, x: Array, dims: int) -> None:
@@ -55,6 +55,7 @@ def conv(
     padding: Padding = 0,
     kernel_dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    lowering: Lowering = "fast",
 ) -> Float[Array, "batch *out_sizes features"]:
     """Cross-correlate `x` with `kernel` in 1, 2 or 3 spatial dimensions.
 
@@ -65,10 +66,14 @@ def conv(
         padding: an int, ints, (lo, hi) pairs, "SAME", "VALID" or (1-D) "CAUSAL".
         kernel_dilation: an int or one per dimension; 1 is dense.
         groups: the channels are split in this many groups that do not see each other.
+        lowering: "fast", what is measured to be fastest on the platform, or "im2col", one product with the matrix of
+            all windows, as textbooks teach it: the same numbers to rounding.
 
     Raises:
         UsageError: for a wrong rank, groups that do not divide, bad padding, an input smaller than a window.
     """
+    if lowering not in get_args(Lowering):
+        raise unknown("lowering", lowering, get_args(Lowering))
     window, dims = kernel.shape[:-2], kernel.ndim - 2
     check_rank("conv", x, dims)
     check_groups(groups, x.shape[-1], kernel.shape[-1])
@@ -77,17 +82,8 @@ def conv(
     edges = resolve_padding(padding, x.shape[1:-1], window, strides, dilation)
     for geometry in zip(x.shape[1:-1], window, strides, edges, dilation, strict=True):
         output_size(*geometry)  # raises where the window does not fit
-    return _rounded(
-        lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            edges,
-            rhs_dilation=dilation,
-            dimension_numbers=_LAYOUTS[dims],
-            feature_group_count=groups,
-        )
-    )
+    geometry = Geometry(x.shape[1:-1], window, strides, edges, dilation, groups)
+    return _rounded((im2col_forward if lowering == "im2col" else convolve)(x, kernel, geometry))
 
 
 def conv_transpose(
@@ -116,25 +112,18 @@ def conv_transpose(
     dilation = per_dimension("kernel_dilation", kernel_dilation, dims)
     extra = per_dimension("output_padding", output_padding, dims, minimum=0)
     edges = resolve_padding(padding, x.shape[1:-1], window, strides, dilation)
-    for size, k, s, edge, d, e in zip(x.shape[1:-1], window, strides, edges, dilation, extra, strict=True):
+    for s, d, e in zip(strides, dilation, extra, strict=True):
         if e >= max(s, d):
             raise UsageError(f"output_padding={e} must be smaller than the stride {s} or the dilation {d}")
-        conv_transpose_output_size(size, k, s, edge, d, e)  # raises where nothing is left
-    return _rounded(
-        lax.conv_general_dilated(
-            x,
-            jnp.flip(kernel, tuple(range(dims))),
-            (1,) * dims,
-            [
-                (window_extent(k, d) - 1 - lo, window_extent(k, d) - 1 - hi + e)
-                for k, d, (lo, hi), e in zip(window, dilation, edges, extra, strict=True)
-            ],
-            lhs_dilation=strides,
-            rhs_dilation=dilation,
-            dimension_numbers=_LAYOUTS[dims],
-            feature_group_count=groups,
-        )
+    outputs = tuple(
+        conv_transpose_output_size(*sizes)  # raises where nothing is left
+        for sizes in zip(x.shape[1:-1], window, strides, edges, dilation, extra, strict=True)
     )
+    # The convolution that this is the transpose of: of each group, inputs and features change places in its kernel.
+    split = kernel.reshape(*kernel.shape[:-1], groups, -1)
+    forward_kernel = jnp.swapaxes(split, -1, -3).reshape(*window, -1, x.shape[-1])
+    ends = tuple((lo, hi - e) for (lo, hi), e in zip(edges, extra, strict=True))
+    return _rounded(transposed(x, forward_kernel, Geometry(outputs, window, strides, ends, dilation, groups)))
 
 
 def _rounded(y: Array) -> Array:
@@ -144,21 +133,6 @@ def _rounded(y: Array) -> Array:
     into code that returns NaN and wrong numbers. Rounding to bfloat16 what is bfloat16 already changes nothing.
     """
     return lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7) if y.dtype == jnp.bfloat16 else y
-
-
-def window_slices(
-    padded: Array,
-    window: Sequence[int],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-    outputs: Sequence[int],
-) -> Iterator[Array]:
-    """Yield, for each tap of the window in row-major order, what it sees: [batch, *outputs, channels]."""
-    batch, channels = padded.shape[0], padded.shape[-1]
-    for tap in itertools.product(*map(range, window)):
-        start = [t * d for t, d in zip(tap, dilation, strict=True)]
-        limit = [b + (o - 1) * s + 1 for b, o, s in zip(start, outputs, strides, strict=True)]
-        yield lax.slice(padded, (0, *start, 0), (batch, *limit, channels), (1, *strides, 1))
 
 
 def locally_connected(
@@ -192,7 +166,7 @@ def locally_connected(
 def _window(kernel_size: int | Sequence[int]) -> tuple[int, ...]:
     """Return the kernel's sizes; an int means a 2-D square."""
     window = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-    if len(window) not in _LAYOUTS:
+    if len(window) not in LAYOUTS:
         raise UsageError(f"kernel_size={kernel_size!r}: expected an int (2-D square) or 1, 2 or 3 ints")
     return per_dimension("kernel_size", window, len(window))
 
@@ -213,6 +187,7 @@ class Conv(nn.Module):
     kernel_init: Initializer = he_normal_fan_out
     bias_init: Initializer = zeros
     dtype: Any = jnp.float32
+    lowering: Lowering = "fast"
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *sizes channels"]) -> Float[Array, "batch *out_sizes features"]:
@@ -229,6 +204,7 @@ class Conv(nn.Module):
             self.padding,
             self.kernel_dilation,
             self.groups,
+            self.lowering,
         )
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(self.dtype)

@@ -17,8 +17,9 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.conv import window_slices
+from jaxcnn.layers.formulations import window_slices
 from jaxcnn.layers.geometry import Edges, Padding, output_size, per_dimension, resolve_padding
+from jaxcnn.layers.max_pooling import Windows, max_of_windows
 
 Ints = int | Sequence[int]
 
@@ -65,11 +66,6 @@ def _windows(x: Array, window: Ints, strides: Ints | None, padding: Padding, cei
     return _Windows(sizes, window, strides, edges, outputs)
 
 
-def _lowest(dtype: np.dtype) -> np.ndarray:
-    """Return the value that is never a maximum; lax knows the gradient of its max only for this one."""
-    return np.array(-np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min, dtype)
-
-
 def max_pool(
     x: Num[Array, "batch *sizes channels"],
     window: Ints,
@@ -83,7 +79,7 @@ def max_pool(
         UsageError: for a wrong rank, bad padding, or an input smaller than the window (as all poolings here).
     """
     where = _windows(x, window, strides, padding, ceil_mode)
-    return lax.reduce_window(x, _lowest(x.dtype), lax.max, *where.reduce_window_args)
+    return max_of_windows(x, Windows(where.window, where.strides, where.reach))
 
 
 def sum_pool(

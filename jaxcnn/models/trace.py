@@ -289,9 +289,14 @@ def _through(eqn: JaxprEqn, operand: int, field: Field) -> Field | None:
     x, y = shapes[operand], shapes[-1]
     if eqn.primitive is _mark and p["like"] is not None:
         return None if p["like"].step is None else field.stepped(*p["like"].step)
-    if name == "conv_general_dilated":
-        kernel = shapes[1][p["dimension_numbers"].rhs_spec[2]]
-        return field.through(kernel, p["window_strides"][0], p["rhs_dilation"][0], p["lhs_dilation"][0])
+    if name == "convolve":
+        where = p["geometry"]
+        return field.through(where.window[0], where.strides[0], where.dilation[0])
+    if name == "convolve_input_gradient":  # A transposed convolution.
+        where = p["geometry"]
+        return field.through(where.window[0], 1, where.dilation[0], where.strides[0])
+    if name == "max_pool":
+        return field.through(p["windows"].window[0], p["windows"].strides[0])
     if name.startswith("reduce_window"):
         return field.through(p["window_dimensions"][1], p["window_strides"][1], p["window_dilation"][1])
     if name == "slice" and p["strides"] is not None and len(x) > 2:

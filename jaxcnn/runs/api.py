@@ -24,13 +24,13 @@ from jaxcnn.experiment import Experiment
 from jaxcnn.models import Model
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.runs.blueprint import Blueprint
-from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment, write_identity
-from jaxcnn.runs.recorder import Recorder
+from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment
 from jaxcnn.runs.session import Session
+from jaxcnn.runs.sitting import Sitting
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxcnn.train.log import Log, read_metrics
-from jaxcnn.train.loop import NonFinite, Position, fit
+from jaxcnn.train.log import read_metrics
+from jaxcnn.train.loop import Position, fit
 from jaxcnn.train.parallel import together
 from jaxcnn.train.progress import TrainProgress
 from jaxcnn.train.state import TrainState
@@ -49,12 +49,18 @@ def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool
       command: noted in `result.json`, for whoever wants to repeat it.
 
     Raises:
-      UsageError: the experiment cannot be, or another process is using its folder.
+      UsageError: the experiment cannot be, or is of several seeds, or another process is using its folder.
       RunError: the loss is not finite, or the disk is full.
       Stopped: on SIGTERM or Ctrl-C, after saving.
     """
-    folder = Path(runs_dir) / experiment.name / experiments.fingerprint(experiment)
-    return _train(experiment, folder, progress=progress, command=command)
+    if experiment.train.seeds != 1:
+        raise UsageError(f"train.seeds is {experiment.train.seeds}: jaxcnn.run trains one, jaxcnn.run_seeds several")
+    return _train(experiment, run_folder(experiment, runs_dir), progress=progress, command=command)
+
+
+def run_folder(experiment: Experiment, runs_dir: str | Path) -> Path:
+    """Return where an experiment of one seed is kept."""
+    return Path(runs_dir) / experiment.name / experiments.fingerprint(experiment)
 
 
 def resume(
@@ -67,6 +73,8 @@ def resume(
       RunError, Stopped: as `run`.
     """
     saved = load_run(folder).experiment
+    if experiment is not None and experiment.train.seeds != 1:
+        raise UsageError(f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one")
     if experiment is not None and (found := experiments.difference(experiment, saved)):
         raise UsageError(f"cannot resume {folder}: {found}")
     return _train(experiment or saved, Path(folder), progress=progress, command=command)
@@ -224,7 +232,7 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
 
 def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str) -> "Run":
     first, started = jax.process_index() == 0, time.perf_counter()
-    found, checkpoints, position = Run(folder), Checkpoints(folder / "checkpoints"), Position()
+    found, position = Run(folder), Position()
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
         with together():
@@ -233,36 +241,15 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
         if found.result.get("status") == "finished":
             return found
         try:
-            session = Session(experiment, stop, found.norms if checkpoints.steps() else None)
-            with together():
-                check_data(folder, session)
-                if first:
-                    checkpoints.recover()
-            state, position, reports = _start(session, checkpoints)
-            log = None
-            with together():
-                if first:
-                    reports += write_identity(folder, session)
-                    (folder / "result.json").unlink(missing_ok=True)  # of a stop
-                    checkpoints.drop_after(position.step)
-                    log = Log(folder, position.step, tensorboard=experiment.checkpoint.tensorboard)
+            session = Session(experiment, stop, found.norms if Checkpoints(folder / "checkpoints").steps() else None)
+            sitting = Sitting(session, folder)
+            position, timetable = sitting.position, session.timetable
             shown = TrainProgress(
-                session.timetable.total_steps, position.step, experiment.train.batch_size, enabled=progress and first
+                timetable.total_steps, position.step, timetable.batch_size, enabled=progress and first
             )
-            stack.enter_context(shown)
-            for report in reports:
-                shown.say(report)
-            recorder = Recorder(session, folder, checkpoints, shown, started - position.wall_seconds, log)
-            try:
-                state = fit(state, position, session.timetable, recorder.effects())
-                recorder.finish(state, position, command)
-            except Stopped:
-                recorder.note("stopped", position, command)
-                raise
-            except (NonFinite, RunError, OSError) as error:
-                with contextlib.suppress(OSError):
-                    recorder.note("failed", position, command, error=_line(error))
-                raise RunError(f"{_line(error)}: stopped; {checkpoints.describe_newest()}") from error
+            recorder = sitting.begin(stack.enter_context(shown), started)
+            with recorder.noting(position, command):
+                recorder.finish(fit(sitting.state, position, timetable, recorder.effects()), position, command)
         except Stopped as stopped:
             if first:
                 write_experiment(folder, experiment)  # a stop while loading comes before it was
@@ -277,20 +264,6 @@ def _to_evaluate(experiment: Experiment) -> Experiment:
     train, found = experiment.train, jax.device_count()
     devices = math.gcd(train.batch_size, min(train.devices or found, found))
     return replace(experiment, train=replace(train, devices=devices, parallel="jit", accumulation_steps=1))
-
-
-def _start(session: Session, checkpoints: Checkpoints) -> tuple[TrainState, Position, list[str]]:
-    """Return the state and position to go on from, and what to report of damaged checkpoints."""
-    like = session.abstract_state(session.parallel.replicated)
-    try:
-        state, values, reports = checkpoints.restore_newest(like)
-    except LookupError:
-        return session.initial_state(), Position(), []
-    try:
-        return state, Position(**values), reports
-    except TypeError as error:
-        path = checkpoints.path(int(state.step))
-        raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
 
 
 def _restore(folder: Path, like: TrainState, which: str) -> TrainState:
@@ -313,9 +286,3 @@ def _restore(folder: Path, like: TrainState, which: str) -> TrainState:
         return checkpoints.restore(step, like)[0]
     except DamagedCheckpoint as error:
         raise RunError(f"checkpoint {checkpoints.path(step)} is damaged: {error}") from error
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
-    return str(error)

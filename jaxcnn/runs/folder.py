@@ -2,13 +2,15 @@
 
 runs/<name>/<hash>/
   experiment.json    enough to rebuild the experiment
-  environment.json   versions, commit, hardware; `resumed`: the same of later sittings, where it was another
+  environment.json   versions, commit, hardware; `resumed`: the same of later sittings, where it was another;
+                     `seeds_mode`: vmap, where the run is its seed alone only up to rounding
   data.json          classes, image shape, normalisation, checksums of the splits and of the weights started from
   metrics.jsonl      rows that are a function of the experiment; timings.jsonl: rows that are not
   events/            the same rows for TensorBoard
   checkpoints/       see train/checkpoint.py
   predictions.npz    logits and labels of the test split
-  result.json        status (finished, stopped, failed), step, metrics, speed, params_sha256
+  result.json        status (finished, stopped, failed), step, metrics, speed, params_sha256; `together`: the seeds
+                     that shared the machine, and so its speed, and how
   figures/
 """
 
@@ -85,12 +87,15 @@ def check_data(folder: Path, session: Session) -> None:
             raise UsageError(f"{folder}: the {name} images or labels are not those it began with")
 
 
-def write_identity(folder: Path, session: Session) -> list[str]:
-    """Write what the run is made of, where that has not been done yet, and return what to report."""
+def write_identity(folder: Path, session: Session, mode: str | None = None) -> list[str]:
+    """Write what the run is made of, where that has not been done yet, and return what to report.
+
+    `mode` is how several seeds are trained, where that changes bits.
+    """
     write_experiment(folder, session.experiment)
     if not (folder / "data.json").exists():
         write_json(folder / "data.json", _describe_data(session))
-    path, here = folder / "environment.json", environment()
+    path, here = folder / "environment.json", environment() | ({"seeds_mode": mode} if mode else {})
     if not path.exists():
         write_json(path, here)
         return []
@@ -99,7 +104,8 @@ def write_identity(folder: Path, session: Session) -> list[str]:
     if sittings[-1] == here:
         return []
     write_json(path, saved | {"resumed": [*sittings[1:], here]})
-    differ = ", ".join(name for name in here if sittings[-1].get(name) != here[name])
+    names = dict.fromkeys([*here, *sittings[-1]])
+    differ = ", ".join(name for name in names if sittings[-1].get(name) != here.get(name))
     return [f"{folder} goes on where not everything is as before, see its environment.json: {differ}"]
 
 

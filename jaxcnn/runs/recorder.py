@@ -1,6 +1,8 @@
 """The effects of a training loop on its run folder and on the screen."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data import Split
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
 from jaxcnn.runs.folder import best_step, write_json
 from jaxcnn.runs.session import Session
+from jaxcnn.stop import Stopped
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.log import Log, read_metrics
 from jaxcnn.train.loop import Effects, NonFinite, Position
-from jaxcnn.train.progress import TrainProgress
+from jaxcnn.train.progress import Shown
 from jaxcnn.train.state import TrainState, params_sha256
 
 
@@ -25,11 +28,13 @@ class Recorder:
     session: Session
     folder: Path
     checkpoints: Checkpoints
-    shown: TrainProgress
+    shown: Shown
     started: float
     """When the run would have begun, had it never been interrupted, by `time.perf_counter`."""
     log: Log | None
     """None in all processes but the first, which alone writes."""
+    together: dict[str, Any] | None = None
+    """The seeds that train together and how, for `result.json`."""
 
     def effects(self) -> Effects:
         """Return what `fit` is to call."""
@@ -103,12 +108,30 @@ class Recorder:
         }
         self.note("finished", position, command, **result)
 
+    @contextlib.contextmanager
+    def noting(self, position: Position, command: str) -> Iterator[None]:
+        """Write what ended the run, where something within does.
+
+        Raises:
+          RunError: for a loss that is not finite and for a disk that is full, with the checkpoint to go on from.
+        """
+        try:
+            yield
+        except Stopped:
+            self.note("stopped", position, command)
+            raise
+        except (NonFinite, RunError, OSError) as error:
+            with contextlib.suppress(OSError):
+                self.note("failed", position, command, error=_line(error))
+            raise RunError(f"{_line(error)}: stopped; {self.checkpoints.describe_newest()}") from error
+
     def note(self, status: str, position: Position, command: str, **values: Any) -> None:
         """Write `result.json`."""
         if self.log is not None:
             experiment = self.session.experiment
             identity = {"status": status, "name": experiment.name, "seed": experiment.seed, "step": position.step}
-            write_json(self.folder / "result.json", {**identity, **values, "command": command})
+            shared = {} if self.together is None else {"together": self.together}
+            write_json(self.folder / "result.json", {**identity, **values, **shared, "command": command})
 
     def _score(self, name: str, split: Split, state: TrainState, step: int) -> tuple[dict[str, float], np.ndarray]:
         self.shown.doing("evaluating")
@@ -133,3 +156,9 @@ class Recorder:
             write_figures(self.folder, rows, test.images, logits, test.labels, class_names)
         except UsageError as error:  # matplotlib is an extra
             self.shown.say(f"no figures: {error}")
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
+    return str(error)

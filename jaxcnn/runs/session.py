@@ -1,6 +1,8 @@
 """An experiment ready to run: its blueprint, with the data on the devices and the steps compiled."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,7 @@ from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
 from jaxcnn.train.evaluate import evaluate
-from jaxcnn.train.parallel import make_parallel, together
+from jaxcnn.train.parallel import Window, make_parallel, together, windowed_step
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
 from jaxcnn.train.state import TrainState, init_key, params_sha256
 from jaxcnn.train.step import AUGMENT_KEY, SHUFFLE_KEY, make_eval_step, make_train_step, step_key
@@ -64,10 +66,7 @@ class Session(Blueprint):
             norm_axis=self.parallel.norm_axis,
         )
         self.task = Classification(label_smoothing=train.label_smoothing)
-        self.pretrained: Variables | None = None
-        if experiment.model.weights is not None and norms is None:
-            self.pretrained = pretrained(experiment.model, self.model, self.images, init_key(self.key))
-        self.weights_sha256 = None if self.pretrained is None else params_sha256(self.pretrained)
+        self._take_weights(experiment.model.weights is not None and norms is None)
         self.mean, self.std = norms or _normalisation(experiment, examples.images, self.pretrained)
         rate = make_schedule(experiment.schedule, experiment.optim.learning_rate, self.timetable.total_steps)
         self._learning_rate = jax.jit(partial(current_learning_rate, rate))
@@ -79,15 +78,35 @@ class Session(Blueprint):
             accumulation_steps=train.accumulation_steps,
             ema_decay=train.ema_decay,
             frozen=train.frozen,
+            remat=train.remat,
             axis_name=self.parallel.step_axis,
         )
+        self._windowed_step = windowed_step(step)
         self.train_step = self.parallel.compile_train(step, self.train_batch)
         self._eval_step = self.parallel.compile_eval(make_eval_step(self.model, self.task), self._eval_batch)
-        shuffle_key = jax.random.fold_in(self.key, SHUFFLE_KEY)
-        self._stream = Stream(shuffle_key, len(examples), train.batch_size, self.parallel.place)
         self._arrays = self.parallel.place(Arrays(examples.images, examples.labels, self.mean, self.std))
-        self._key_data = self.parallel.place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
+        self._take_stream()
         self._poll(0)
+
+    def for_seed(self, seed: int) -> "Session":
+        """Return the session of another seed, with the same data, arrays on the devices and compiled steps."""
+        other = copy.copy(self)
+        other.experiment = replace(self.experiment, seed=seed)
+        other.key = jax.random.key(seed)
+        other._take_weights(self.pretrained is not None)
+        other._take_stream()
+        return other
+
+    def _take_weights(self, wanted: bool) -> None:
+        self.pretrained: Variables | None = None
+        if wanted:  # a head for another number of classes is drawn by our key
+            self.pretrained = pretrained(self.experiment.model, self.model, self.images, init_key(self.key))
+        self.weights_sha256 = None if self.pretrained is None else params_sha256(self.pretrained)
+
+    def _take_stream(self) -> None:
+        shuffle_key, place = jax.random.fold_in(self.key, SHUFFLE_KEY), self.parallel.place
+        self._stream = Stream(shuffle_key, len(self.dataset.train), self.experiment.train.batch_size, place)
+        self._key_data = place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""
@@ -97,6 +116,10 @@ class Session(Blueprint):
         """Return what the compiled training step is given at `step`."""
         perms, offset = self._stream.at(step)
         return self._arrays, perms, offset, self._key_data, np.int32(step)
+
+    def run_step(self, state: TrainState, window: Window, arguments: tuple) -> tuple[TrainState, Window, jax.Array]:
+        """Return what the compiled training step does, where it trains on one device; pure."""
+        return self._windowed_step(state, window, self.train_batch(*arguments))
 
     def train_batch(self, arrays, perms, offset, key_data, step):
         """Return the training batch of what `arguments` gave; pure, part of the compiled step."""

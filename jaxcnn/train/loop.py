@@ -6,7 +6,7 @@ checkpoint (state and position), and rows written after it are dropped when the 
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,11 @@ import numpy as np
 from jaxcnn.stop import Stopped
 from jaxcnn.train.parallel import NEVER, CompiledStep
 from jaxcnn.train.state import TrainState
+
+Request = tuple[Any, Any, tuple]
+"""What the next step is given: state, window, arguments."""
+Answer = tuple[Any, Any, Any]
+"""What it made of them: state, window, and a mean loss that has `item()`."""
 
 # How many steps the host may be ahead of the device: enough to hide its own work, few enough to stop promptly.
 _AHEAD = 2
@@ -83,8 +88,8 @@ class Effects:
     train: CompiledStep
     arguments: Callable[[int], tuple]
     """The training stream: what step k is given."""
-    view: Callable[[Any], TrainState]
-    """The state of the compiled step in its global form."""
+    view: Callable[[Any], Any]
+    """The state or window of the compiled step in its global form."""
     window: Callable[[Mapping[str, float]], Any]
     """The sums that a step adds to, from their values; {}: over no step."""
     log_metrics: Callable[[TrainState, dict[str, float], Position], None]
@@ -99,6 +104,8 @@ class Effects:
     """The signal that asked for a stop, agreed on by all processes."""
     progress: Callable[[int, float | None], None]
     """Shows the step and a recent loss."""
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds, by which the time of training is told."""
 
 
 def fit(state: Any, position: Position, timetable: Timetable, effects: Effects) -> TrainState:
@@ -108,20 +115,33 @@ def fit(state: Any, position: Position, timetable: Timetable, effects: Effects) 
       NonFinite: a loss or the parameters were not finite; nothing of that step or later has been written.
       Stopped: on a signal, after the step under way and a checkpoint.
     """
+    steps = training(state, position, timetable, effects)
+    try:
+        request = next(steps)
+        while True:
+            request = steps.send(effects.train(*request))
+    except StopIteration as end:
+        return end.value
+
+
+def training(
+    state: Any, position: Position, timetable: Timetable, effects: Effects
+) -> Generator[Request, Answer, TrainState]:
+    """Do as `fit` does, but leave the steps to the caller: yield what each is given and be sent what came of it."""
     window = effects.window(position.sums)
-    losses: deque[jax.Array] = deque()
+    losses: deque[Any] = deque()
     trained = False  # in this sitting
-    mark = time.perf_counter()
+    mark = effects.clock()
     while True:
         step, last = position.step, position.step == timetable.total_steps
         stopping = effects.stop_requested(step)
         if position.pending or (trained and (stopping or timetable.logs(step) or timetable.saves(step))):
             # 1. Wait for the device; nothing is written after a loss that is not finite.
-            position.sums = _values(window)
+            position.sums = _values(effects.view(window))
             if position.sums["bad_step"] != NEVER:
                 raise NonFinite("the loss", int(position.sums["bad_step"]))
             if trained:
-                position.training_seconds += time.perf_counter() - mark
+                position.training_seconds += effects.clock() - mark
             whole = effects.view(state)
             # 2. The row of training metrics, over the steps since the last one.
             if trained and timetable.logs(step):
@@ -142,18 +162,18 @@ def fit(state: Any, position: Position, timetable: Timetable, effects: Effects) 
                         stopping = stopped.signum
                 # 4. The checkpoint, which covers the rows above.
                 effects.save(whole, position)
-            mark = time.perf_counter()
+            mark = effects.clock()
         if stopping:  # 5. now that nothing can be lost
             raise Stopped(stopping)
         if last:
             return effects.view(state)
-        state, window, loss = effects.train(state, window, effects.arguments(step))
+        state, window, loss = yield state, window, effects.arguments(step)
         position.step += 1
         if trained:
             position.training_examples += timetable.batch_size
         else:  # the first step of a sitting waits for the compiler, which is nobody's throughput
-            jax.block_until_ready(loss)
-            trained, mark = True, time.perf_counter()
+            loss.item()
+            trained, mark = True, effects.clock()
         losses.append(loss)
         recent = losses.popleft() if len(losses) > _AHEAD else None
         effects.progress(position.step, None if recent is None else recent.item())

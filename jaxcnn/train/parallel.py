@@ -1,8 +1,9 @@
-"""How a step is compiled: `jit` over a mesh (one global view) or `pmap` (one view per device).
+"""How a step is compiled: `jit` over a mesh or `pmap`.
 
 Nothing outside this file knows which one is in use. Both take batches made in the global view, so shuffling and
-augmentation are the same bits for every number of devices; both return states that `view` turns into the global,
-replicated form that evaluation and checkpoints read.
+augmentation are the same bits for every number of devices; both train in the per-device view, in which the step says
+what crosses devices; both return states that `view` turns into the global, replicated form that evaluation and
+checkpoints read.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxcnn import backend
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.stop import Stopped
 from jaxcnn.train.state import TrainState, Tree
@@ -56,7 +58,7 @@ def _gather(code: int) -> np.ndarray:
     )
 
 
-def _windowed(step: TrainStep) -> Callable[[TrainState, Window, Batch], tuple[TrainState, Window, jax.Array]]:
+def windowed_step(step: TrainStep) -> Callable[[TrainState, Window, Batch], tuple[TrainState, Window, jax.Array]]:
     """Return the step that also adds its sums to a window, and answers its mean loss."""
 
     def run(state: TrainState, window: Window, batch: Batch) -> tuple[TrainState, Window, jax.Array]:
@@ -70,13 +72,17 @@ def _windowed(step: TrainStep) -> Callable[[TrainState, Window, Batch], tuple[Tr
 
 
 class Jit:
-    """One program in the global view over a mesh of all devices: BatchNorm sees the global batch."""
+    """One program over a mesh of all devices: BatchNorm sees the global batch.
 
-    step_axis: str | None = None  # the mapped axis that `make_train_step` reduces over
-    norm_axis: str | None = None  # the mapped axis that BatchNorm averages its statistics over
+    Attributes:
+      step_axis: the mapped axis that `make_train_step` is to reduce over; None: there is none, with one device.
+      norm_axis: the mapped axis that BatchNorm is to average its statistics over; None: each device for itself.
+    """
 
     def __init__(self, devices: list[jax.Device]) -> None:
         """Lay the devices out on one axis, `data`."""
+        self.step_axis: str | None = "data" if len(devices) > 1 else None
+        self.norm_axis = self.step_axis
         self.mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.sharded = NamedSharding(self.mesh, PartitionSpec("data"))
@@ -103,14 +109,26 @@ class Jit:
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`.
 
-        `make_batch(*arguments)` is part of the program; state and window are donated. The loss is the step's mean.
+        State and window are donated. The loss is the step's mean.
+
+        Args:
+          step: of `make_train_step` with our `step_axis`, and a model with our `norm_axis`.
+          make_batch: `make_batch(*arguments)` is part of the program.
         """
-        windowed = _windowed(step)
+        windowed = windowed_step(step)
+        if self.step_axis is not None:
+            # In the global view XLA would reduce each gradient by itself. With check_vma, jax would: it makes the
+            # gradient of what is the same on all devices a sum over them, parameter by parameter. The step reduces
+            # gradients itself, and asks the same of BatchNorm as under pmap, which knows no such rule.
+            parts = PartitionSpec(), PartitionSpec(), PartitionSpec("data")
+            windowed = jax.shard_map(
+                windowed, mesh=self.mesh, in_specs=parts, out_specs=PartitionSpec(), check_vma=False
+            )
 
         def run(state: TrainState, window: Window, arguments: tuple) -> tuple[TrainState, Window, jax.Array]:
             return windowed(state, window, jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded))
 
-        return jax.jit(run, donate_argnums=(0, 1), out_shardings=self.replicated)
+        return self._jit(run, donate_argnums=(0, 1))
 
     def compile_eval(self, step: Callable, make_batch: MakeBatch) -> Callable:
         """Return `run(variables, arguments)`: what `step` answers to a batch in the global view, sharded."""
@@ -119,14 +137,17 @@ class Jit:
             batch = jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded)
             return step(variables, batch)
 
-        return jax.jit(run, out_shardings=self.replicated)
+        return self._jit(run)
+
+    def _jit(self, run: Callable, **kwargs: Any) -> Callable:
+        platform = self.mesh.devices.flat[0].platform
+        return backend.jit(run, platform=platform, out_shardings=self.replicated, **kwargs)
 
 
 class Pmap(Jit):
     """One program per device (`jax.pmap`): BatchNorm sees the device's own part of the batch, unless synchronised.
 
-    Running BatchNorm statistics are averaged over the devices after each step, so that there is one state. Dropout
-    is keyed per device, and therefore not the same as under `jit`.
+    Running BatchNorm statistics are then averaged over the devices after each step, so that there is one state.
     """
 
     def __init__(self, devices: list[jax.Device], sync_batch_norm: bool) -> None:
@@ -159,7 +180,7 @@ class Pmap(Jit):
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""
         devices = list(self.mesh.devices.flat)
-        train = jax.pmap(_windowed(step), axis_name="devices", devices=devices, donate_argnums=(0, 1))
+        train = jax.pmap(windowed_step(step), axis_name="devices", devices=devices, donate_argnums=(0, 1))
         batch_of = jax.jit(lambda arguments: make_batch(*arguments), out_shardings=self.sharded)
 
         def run(state: Any, window: Any, arguments: tuple):
@@ -171,6 +192,22 @@ class Pmap(Jit):
             return state, window, loss.addressable_shards[0].data
 
         return run
+
+
+def choose_devices(count: int | None) -> list[jax.Device]:
+    """Return so many of `jax.devices()`, the same number from every process, in their order; None: all.
+
+    Raises:
+      UsageError: there are fewer, or the processes cannot have the same number.
+    """
+    available = jax.devices()
+    count = len(available) if count is None else count
+    if not 1 <= count <= len(available):
+        raise UsageError(f"train.devices is {count}: expected 1 to {len(available)}, the devices found")
+    if count % jax.process_count():
+        raise UsageError(f"train.devices is {count}: expected a multiple of the {jax.process_count()} processes")
+    share = count // jax.process_count()
+    return [d for p in range(jax.process_count()) for d in [d for d in available if d.process_index == p][:share]]
 
 
 def make_parallel(
@@ -187,19 +224,12 @@ def make_parallel(
     Raises:
       UsageError: for more devices than there are, or a batch that does not divide over them.
     """
-    available = jax.devices()
-    count = len(available) if devices is None else devices
-    if not 1 <= count <= len(available):
-        raise UsageError(f"train.devices is {count}: expected 1 to {len(available)}, the devices found")
-    if count % jax.process_count():
-        raise UsageError(f"train.devices is {count}: expected a multiple of the {jax.process_count()} processes")
+    chosen = choose_devices(devices)
+    count = len(chosen)
     if batch_size % count:
         below, above = batch_size // count * count, (batch_size // count + 1) * count
         raise UsageError(
             f"batch size {batch_size} does not divide over {count} devices: "
             f"the nearest that does is {below if below > 0 and batch_size - below <= above - batch_size else above}"
         )
-    # The same number from every process, in the order of the processes.
-    share = count // jax.process_count()
-    chosen = [d for p in range(jax.process_count()) for d in [d for d in available if d.process_index == p][:share]]
     return Jit(chosen) if mode == "jit" else Pmap(chosen, sync_batch_norm)

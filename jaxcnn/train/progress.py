@@ -2,11 +2,28 @@
 
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 _REFRESH_SECONDS = 0.25
+
+
+class Shown(Protocol):
+    """What one run tells of itself."""
+
+    def step(self, step: int, loss: float | None) -> None:
+        """Note a finished step."""
+
+    def doing(self, what: str) -> None:
+        """Name what is going on now, such as evaluation."""
+
+    def row(self, step: int, row: Mapping[str, float], rate: float) -> None:
+        """Print a row of the log."""
+
+    def say(self, text: str) -> None:
+        """Print one line."""
 
 
 class TrainProgress:
@@ -66,3 +83,46 @@ class TrainProgress:
     def say(self, text: str) -> None:
         """Print one line above the bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class SeedsProgress:
+    """One bar, and one line for each row of the log, for runs that train together: means over them."""
+
+    def __init__(self, shown: TrainProgress) -> None:
+        """Show on `shown`, whose batch size is that of all runs together."""
+        self.shown = shown
+        self._steps: dict[int, tuple[int, float | None]] = {}
+        self._rows: dict[tuple[int, frozenset[str]], list[tuple[Mapping[str, float], float]]] = {}
+
+    def of(self, seed: int) -> Shown:
+        """Return where the run of one seed tells of itself."""
+        return _OneSeed(self, seed)
+
+    def ended(self, seed: int) -> None:
+        """Leave a run out from now on."""
+        self._steps.pop(seed, None)
+
+    def refresh(self) -> None:
+        """Show what the runs have told since the last time."""
+        for (step, _), told in self._rows.items():
+            means = {name: sum(row[name] for row, _ in told) / len(told) for name in told[0][0]}
+            self.shown.row(step, means, sum(rate for _, rate in told))
+        self._rows = {}
+        losses = [loss for _, loss in self._steps.values() if loss is not None]
+        if losses:
+            self.shown.step(min(step for step, _ in self._steps.values()), sum(losses) / len(losses))
+
+
+class _OneSeed:
+    def __init__(self, all_seeds: SeedsProgress, seed: int) -> None:
+        self._all, self._seed = all_seeds, seed
+        self.doing = all_seeds.shown.doing
+
+    def step(self, step: int, loss: float | None) -> None:
+        self._all._steps[self._seed] = step, loss
+
+    def row(self, step: int, row: Mapping[str, float], rate: float) -> None:
+        self._all._rows.setdefault((step, frozenset(row)), []).append((row, rate))
+
+    def say(self, text: str) -> None:
+        self._all.shown.say(f"seed {self._seed}: {text}")

@@ -26,7 +26,7 @@ from jaxcnn import (
 )
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.models import MODELS
-from jaxcnn.runs import api, folder
+from jaxcnn.runs import api, folder, sitting
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.log import read_metrics
 from jaxcnn.train.state import params_sha256
@@ -272,7 +272,7 @@ def test_what_other_versions_wrote_is_named(unfinished, monkeypatch):
     with pytest.raises(UsageError, match=r"data\.json has no sha256: another version of jaxcnn wrote it"):
         runs.resume(unfinished.path)
     folder.write_json(unfinished.path / "data.json", saved)
-    monkeypatch.setattr(api, "Position", lambda step=0: None)
+    monkeypatch.setattr(sitting, "Position", lambda step=0: None)
     with pytest.raises(RunError, match=r"position in .*00000012 was written by another version .*'sums'"):
         runs.resume(unfinished.path)
 

@@ -47,11 +47,13 @@ def test_the_training_step_of_resnet50(dtype, element):
 
 
 def test_the_program_over_a_mesh():
-    parallel, model = Jit(jax.devices()[:4]), Toy(norm=True)
+    parallel = Jit(jax.devices()[:4])
+    model = Toy(norm=True, axis_name=parallel.norm_axis)
     params = start(model, make_optimizer(OptimConfig(), ScheduleConfig(), 10, {})).params
     tx = make_optimizer(CONFIG, ScheduleConfig(), 10, params)
     state, window = parallel.place(start(model, tx)), parallel.window({})
-    run = parallel.compile_train(make_train_step(model, tx, Classification()), lambda batch: batch)
+    step = make_train_step(model, tx, Classification(), axis_name=parallel.step_axis)
+    run = parallel.compile_train(step, lambda batch: batch)
     exported = jax.export.export(run, platforms=PLATFORMS)(state, window, (batch(8),))
     assert (exported.platforms, exported.nr_devices) == (PLATFORMS, 4)
     assert '"data"' in exported.mlir_module()  # the batch is sharded over the mesh's axis

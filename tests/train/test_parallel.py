@@ -22,14 +22,18 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 from toys import SHAPE, Toy, assert_close, assert_same_bits, batch, host, start
 
 from jaxcnn import CheckpointConfig, DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import fingerprint
+from jaxcnn.layers import Dropout, StochasticDepth
+from jaxcnn.layers.dropout import masks_over
 from jaxcnn.models import MODELS
 from jaxcnn.runs.folder import locked
 from jaxcnn.runs.session import Session
@@ -118,9 +122,9 @@ def test_batches_are_the_same_bits_on_every_number_of_devices():
 TASK, SGD = Classification(), optax.sgd(0.5)
 
 
-def one_step(parallel, model, data):
+def one_step(parallel, model, data, **options):
     """Return the global state, window and loss after one compiled step."""
-    step = make_train_step(model, SGD, TASK, axis_name=parallel.step_axis)
+    step = make_train_step(model, SGD, TASK, axis_name=parallel.step_axis, **options)
     run = parallel.compile_train(step, lambda batch: batch)
     state, window, loss = run(parallel.place(start(model, SGD)), parallel.window({}), (data,))
     return parallel.view(state), parallel.view(window), loss
@@ -158,6 +162,44 @@ def test_pmap_without_synchronisation_normalises_on_each_device():
     assert max(jax.tree.leaves(far)) > 1e-3
 
 
+class Dropping(Toy):
+    """Drops units within the maps, whole branches of examples, and units of the features."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Dropout(0.5, deterministic=not train)(x)
+        x = x + StochasticDepth(0.5, deterministic=not train)(jnp.tanh(x))
+        return super().__call__(x, train)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_dropout_is_the_same_on_every_number_of_devices(accumulation_steps):
+    data, model = batch(16), Dropping(dropout=0.5)
+
+    def after(parallel):
+        return one_step(parallel, model, data, accumulation_steps=accumulation_steps)
+
+    whole = after(Jit(jax.devices()[:1]))
+    for parallel in (Jit(jax.devices()[:4]), Pmap(jax.devices()[:4], True)):
+        assert_close(after(parallel), whole)
+
+
+def test_masks_of_rows_are_rows_of_the_mask():
+    @jax.jit
+    @partial(jax.shard_map, mesh=Jit(jax.devices()).mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
+    def rows(x):
+        with masks_over("data"):
+            return dropped(x)
+
+    def dropped(x):
+        return Dropout(0.5, deterministic=False).apply({}, x, rngs={"dropout": jax.random.key(0)})
+
+    ones = np.ones((16, 3, 5), np.float32)
+    found = rows(ones)
+    assert_same_bits(found, dropped(ones))
+    assert len({row.tobytes() for row in np.asarray(found)}) == 16
+
+
 @pytest.mark.parametrize("parallel", [Jit, lambda devices: Pmap(devices, True)])
 def test_window_counts_and_remembers_the_first_bad_step(parallel):
     parallel, model = parallel(jax.devices()[:2]), Toy()
@@ -181,7 +223,8 @@ def test_window_counts_and_remembers_the_first_bad_step(parallel):
 
 def test_state_and_window_are_donated_and_nothing_else():
     parallel, model = Jit(jax.devices()[:2]), Toy()
-    run = parallel.compile_train(make_train_step(model, SGD, TASK), lambda batch: batch)
+    step = make_train_step(model, SGD, TASK, axis_name=parallel.step_axis)
+    run = parallel.compile_train(step, lambda batch: batch)
     state, window = parallel.place(start(model, SGD)), parallel.window({})
     data = jax.device_put(batch(4), parallel.sharded)
     run(state, window, (data,))

@@ -75,7 +75,8 @@ def test_a_step_is_a_pure_function():
 def test_accumulation_equals_the_whole_batch(parts, devices):
     whole, whole_sums = compiled(Toy(), MOMENTUM)(start(Toy(), MOMENTUM), batch(16))
     parallel = Jit(jax.devices()[:devices])
-    run = parallel.compile_train(make_train_step(Toy(), MOMENTUM, TASK, accumulation_steps=parts), lambda batch: batch)
+    step = make_train_step(Toy(), MOMENTUM, TASK, accumulation_steps=parts, axis_name=parallel.step_axis)
+    run = parallel.compile_train(step, lambda batch: batch)
     state, window, loss = run(parallel.place(start(Toy(), MOMENTUM)), parallel.window({}), (batch(16),))
     assert_close(state, whole)
     assert state.step == 1

@@ -1,0 +1,380 @@
+"""Ways to compute a convolution and its two gradients, as pure functions; `lowering.py` picks among them.
+
+A convolution is bilinear in input and kernel, so its two gradients are the two transposes:
+
+    forward(x, kernel) -> y          [batch, *sizes, channels], [*window, channels / groups, features] -> y
+    input_gradient(y, kernel) -> x   the transpose by the input
+    kernel_gradient(x, y) -> kernel  the transpose by the kernel
+
+All functions of one kind compute the same; they differ in what the compiler makes of them. Each takes the `Geometry`
+last. Half-precision products are summed in float32.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from jaxcnn.layers.geometry import Edges, window_extent
+
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+class Geometry(NamedTuple):
+    """What a convolution does to positions, per spatial dimension, and how its channels are split."""
+
+    sizes: tuple[int, ...]
+    """Of the input."""
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[Edges, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Sizes of the output."""
+        return tuple(
+            (size + lo + hi - window_extent(w, d)) // s + 1 for size, w, s, (lo, hi), d in zip(*self[:5], strict=True)
+        )
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output position sees one input position, and all its channels."""
+        return self.groups == 1 and math.prod(self.window) == 1 and not any(map(any, self.padding))
+
+    @property
+    def dense(self) -> bool:
+        """Whether the window has no holes."""
+        return all(d == 1 for d in self.dilation)
+
+    @property
+    def unit_strides(self) -> bool:
+        """Whether the window moves by one."""
+        return all(s == 1 for s in self.strides)
+
+
+# XLA's convolution ---------------------------------------------------------------------------------------------------
+
+
+def xla_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return XLA's convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.strides,
+        geometry.padding,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=LAYOUTS[len(geometry.window)],
+        feature_group_count=geometry.groups,
+    )
+
+
+def xla_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return the transpose of XLA's convolution by its input."""
+    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.sizes, kernel.shape[-2] * geometry.groups), y.dtype)
+    return jax.linear_transpose(lambda x: xla_forward(x, kernel, geometry), x)(y)[0]
+
+
+def xla_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return the transpose of XLA's convolution by its kernel."""
+    kernel = jax.ShapeDtypeStruct((*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda kernel: xla_forward(x, kernel, geometry), kernel)(y)[0]
+
+
+# Matrix products -----------------------------------------------------------------------------------------------------
+
+
+def product_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return a pointwise convolution as one matrix product."""
+    return _dot(_strided(x, geometry), kernel.reshape(kernel.shape[-2:]), ((x.ndim - 1,), (0,)))
+
+
+def product_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return a pointwise convolution's gradient by its input: one product, then zeros at the skipped positions."""
+    x = _dot(y, kernel.reshape(kernel.shape[-2:]), ((y.ndim - 1,), (1,)))
+    ends = [
+        (0, size - (out - 1) * s - 1, s - 1)
+        for size, out, s in zip(geometry.sizes, geometry.outputs, geometry.strides, strict=True)
+    ]
+    return x if geometry.unit_strides else lax.pad(x, _zero(x.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
+
+
+def product_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return a pointwise convolution's gradient by its kernel as one matrix product over all positions."""
+    positions = tuple(range(x.ndim - 1))
+    x = _strided(x, geometry)
+    # The compiler transposes the first of the two before it multiplies: the smaller.
+    swapped = x.shape[-1] > y.shape[-1]
+    kernel = _dot(y, x, (positions, positions)).T if swapped else _dot(x, y, (positions, positions))
+    return kernel.reshape(*geometry.window, *kernel.shape)
+
+
+# Convolutions of another shape ---------------------------------------------------------------------------------------
+
+
+def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry, rows: int | None = None) -> Array:
+    """Return the kernel's gradient as a convolution in which the examples are the channels, and the channels positions.
+
+    The input's channels join its last dimension, so that position dx of the window in channel c is position
+    dx * channels + c; the examples become what is summed over; y is the kernel. The result has as many positions as
+    the kernel has rows, which makes the inner product of the convolution a large one. XLA's own formulation takes the
+    channels for the batch, and has a few positions each. For one group, and no holes in the window's last dimension.
+
+    Args:
+        x: the input.
+        y: the gradient by the output.
+        geometry: of the convolution.
+        rows: as many of the output's rows at a time, where all of them would not fit the caches; None: all.
+    """
+    dims, channels, out_rows = len(geometry.window), x.shape[-1], geometry.outputs[0]
+    *ends, (left, right) = _exact_padding(geometry)
+    ends = [*ends, (left * channels, right * channels)]
+    if rows is not None and rows < out_rows and dims > 1:
+        x = lax.pad(x, _zero(x.dtype), [(0, 0, 0), (*ends[0], 0), *[(0, 0, 0)] * dims])
+        ends[0] = (0, 0)
+    else:
+        rows = out_rows
+    x, y = jnp.moveaxis(x, 0, -1), jnp.moveaxis(y, 0, -2)  # [*sizes, channels, batch], [*outputs, batch, features]
+    x = x.reshape(1, *x.shape[: dims - 1], -1, x.shape[-1])
+    strides, dilation = (*geometry.dilation[:-1], 1), (*geometry.strides[:-1], geometry.strides[-1] * channels)
+    parts = []
+    for start in range(0, out_rows, rows):
+        part = y[start : start + rows]
+        seen = x
+        if rows < out_rows:
+            stop = (start + len(part) - 1) * geometry.strides[0] + window_extent(
+                geometry.window[0], geometry.dilation[0]
+            )
+            seen = x[:, start * geometry.strides[0] : stop]
+        found = lax.conv_general_dilated(
+            seen, part, strides, ends, rhs_dilation=dilation, dimension_numbers=LAYOUTS[dims]
+        )
+        parts.append(found.reshape(*geometry.window, channels, y.shape[-1]))
+    # Added up apart: XLA (jaxlib 0.12) ends the process where oneDNN cannot add to a convolution what it wants it to.
+    return parts[0] if len(parts) == 1 else jnp.sum(jnp.stack(parts), axis=0)
+
+
+def channels_as_dimension_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return the kernel's gradient as above, with the channels in one more spatial dimension, of window 1.
+
+    For windows with holes, in 1 or 2 dimensions and one group.
+    """
+    dims = len(geometry.window)
+    x = jnp.moveaxis(x, 0, -1)[None]  # [1, *sizes, channels, batch]
+    y = jnp.expand_dims(jnp.moveaxis(y, 0, -2), -3)  # [*outputs, 1, batch, features]
+    kernel = lax.conv_general_dilated(
+        x,
+        y,
+        (*geometry.dilation, 1),
+        (*_exact_padding(geometry), (0, 0)),
+        rhs_dilation=(*geometry.strides, 1),
+        dimension_numbers=LAYOUTS[dims + 1],
+    )
+    return kernel[0]
+
+
+def phases_input_gradient(
+    y: Array,
+    kernel: Array,
+    geometry: Geometry,
+    unstrided: Callable[[Array, Array, Geometry], Array] = xla_input_gradient,
+) -> Array:
+    """Return a strided convolution's gradient by its input as interleaved gradients of unstrided ones.
+
+    Input positions that lie at the same distance from the last window before them, a phase, meet the same taps: every
+    stride-th of the kernel. XLA's own formulation puts zeros between the outputs and multiplies by them.
+    For windows without holes.
+    """
+    # Positions count from the first padded one on, in blocks of `strides`, as many as the windows reach.
+    blocks = [o + -(-w // s) - 1 for o, w, s in zip(geometry.outputs, geometry.window, geometry.strides, strict=True)]
+    phases = []
+    for phase in itertools.product(*map(range, geometry.strides)):
+        taps = kernel[tuple(slice(p, None, s) for p, s in zip(phase, geometry.strides, strict=True))]
+        window = taps.shape[:-2]
+        if 0 in window:
+            phases.append(jnp.zeros((y.shape[0], *blocks, kernel.shape[-2] * geometry.groups), y.dtype))
+            continue
+        ones = (1,) * len(window)
+        # The input of an unstrided convolution with y as its output, zeros up to the common number of blocks.
+        reached = tuple(o + w - 1 for o, w in zip(geometry.outputs, window, strict=True))
+        part = unstrided(y, taps, Geometry(reached, window, ones, ((0, 0),) * len(window), ones, geometry.groups))
+        ends = [(0, b - r, 0) for b, r in zip(blocks, reached, strict=True)]
+        phases.append(lax.pad(part, _zero(part.dtype), [(0, 0, 0), *ends, (0, 0, 0)]))
+    return _cropped(_interleaved(phases, geometry.strides), geometry)
+
+
+def _interleaved(phases: Sequence[Array], strides: Sequence[int]) -> Array:
+    """Return the array whose positions are those of the phases in turn; phases are in row-major order."""
+    for axis in reversed(range(len(strides))):
+        stride = strides[axis]
+        grouped = [phases[i : i + stride] for i in range(0, len(phases), stride)]
+        phases = [jnp.stack(group, axis=axis + 2) for group in grouped]
+        phases = [p.reshape(*p.shape[: axis + 1], -1, *p.shape[axis + 3 :]) for p in phases]
+    return phases[0]
+
+
+def _cropped(x: Array, geometry: Geometry) -> Array:
+    """Return the input's positions of an array that begins with the padding; those after its end are zero."""
+    ends = [
+        (-lo, size + lo - found, 0)
+        for size, (lo, _), found in zip(geometry.sizes, geometry.padding, x.shape[1:-1], strict=True)
+    ]
+    return lax.pad(x, _zero(x.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
+
+
+# Each channel for itself ---------------------------------------------------------------------------------------------
+
+
+def shifts_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return a depthwise convolution as a sum, over the taps, of the shifted input times a weight per channel."""
+    multiplier = kernel.shape[-1] // geometry.groups
+    total: Array | float = 0.0
+    for tap, seen in _taps(x, geometry):
+        seen = jnp.repeat(seen, multiplier, axis=-1) if multiplier > 1 else seen
+        total = total + _wide(seen) * _wide(kernel[tap][0])
+    return jnp.asarray(total).astype(x.dtype)
+
+
+def shifts_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return a depthwise convolution's gradient by its input: sums of shifted y, of each phase where it is strided."""
+    if not geometry.unit_strides:
+        return phases_input_gradient(y, kernel, geometry, shifts_input_gradient)
+    multiplier = kernel.shape[-1] // geometry.groups
+    flipped = jnp.flip(kernel, tuple(range(len(geometry.window))))
+    edges = tuple(
+        (window_extent(w, d) - 1 - lo, size + lo - o)
+        for size, w, (lo, _), d, o in zip(
+            geometry.sizes, geometry.window, geometry.padding, geometry.dilation, geometry.outputs, strict=True
+        )
+    )
+    back = geometry._replace(sizes=geometry.outputs, padding=edges)
+    if multiplier == 1:
+        return shifts_forward(y, flipped, back)
+    parts = y.reshape(*y.shape[:-1], -1, multiplier), flipped.reshape(*flipped.shape[:-1], -1, multiplier)
+    return sum(shifts_forward(parts[0][..., m], parts[1][..., m], back) for m in range(multiplier))
+
+
+def shifts_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return a depthwise convolution's gradient by its kernel: per tap, the sum of shifted x times y."""
+    multiplier = y.shape[-1] // geometry.groups
+    wide = _wide(y)
+    sums = []
+    for _, seen in _taps(x, geometry):
+        seen = jnp.repeat(seen, multiplier, axis=-1) if multiplier > 1 else seen
+        sums.append(jnp.sum(_wide(seen) * wide, axis=tuple(range(y.ndim - 1))))
+    return jnp.stack(sums).reshape(*geometry.window, 1, -1).astype(x.dtype)
+
+
+# Several groups as one -----------------------------------------------------------------------------------------------
+
+
+def merged_forward(x: Array, kernel: Array, geometry: Geometry, dense: Callable, width: int) -> Array:
+    """Return a grouped convolution as dense ones over `width` groups at a time, whose kernels are block-diagonal."""
+    blocks = _merged_kernels(kernel, geometry.groups, width)
+    xs = jnp.split(x, geometry.groups // width, axis=-1)
+    one = geometry._replace(groups=1)
+    return jnp.concatenate([dense(x, block, one) for x, block in zip(xs, blocks, strict=True)], axis=-1)
+
+
+def merged_kernel_gradient(x: Array, y: Array, geometry: Geometry, dense: Callable, width: int) -> Array:
+    """Return a grouped convolution's gradient by its kernel: of the blocks on the diagonal of dense gradients."""
+    parts = geometry.groups // width
+    one = geometry._replace(groups=1)
+    found = []
+    for x_part, y_part in zip(jnp.split(x, parts, axis=-1), jnp.split(y, parts, axis=-1), strict=True):
+        kernel = dense(x_part, y_part, one)
+        kernel = kernel.reshape(*geometry.window, width, x_part.shape[-1] // width, width, -1)
+        # [*window, width, channels, width, features] -> the diagonal of the two widths, before the features.
+        diagonal = jnp.diagonal(kernel, axis1=-4, axis2=-2)  # [*window, channels, features, width]
+        found.append(
+            jnp.swapaxes(diagonal, -1, -2).reshape(*kernel.shape[: len(geometry.window)], kernel.shape[-3], -1)
+        )
+    return jnp.concatenate(found, axis=-1)
+
+
+def _merged_kernels(kernel: Array, groups: int, width: int) -> list[Array]:
+    """Return, for each `width` groups, the dense kernel with zeros between channels and features of other groups."""
+    *window, channels, features = kernel.shape
+    split = kernel.reshape(*window, channels, groups // width, width, features // groups)
+    eye = jnp.eye(width, dtype=kernel.dtype)
+    # Out of [..., channels, parts, width, features]: [parts, ..., width, channels, width, features].
+    blocks = jnp.einsum("...cpwf,vw->p...vcwf", split, eye)
+    return list(blocks.reshape(groups // width, *window, width * channels, -1))
+
+
+# im2col --------------------------------------------------------------------------------------------------------------
+
+
+def im2col_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    """Return the convolution as one product with the matrix of all windows (Chellapilla et al. 2006).
+
+    The windows take as many times the memory of the input as a window has taps, over the strides.
+    """
+    groups, channels = geometry.groups, x.shape[-1]
+    columns = jnp.stack([seen for _, seen in _taps(x, geometry)], axis=-2)  # [batch, *outputs, taps, channels]
+    if groups == 1:
+        columns = columns.reshape(*columns.shape[:-2], -1)
+        return _dot(columns, kernel.reshape(-1, kernel.shape[-1]), ((columns.ndim - 1,), (0,)))
+    columns = columns.reshape(*columns.shape[:-1], groups, channels // groups)
+    kernel = kernel.reshape(-1, channels // groups, groups, kernel.shape[-1] // groups)
+    found = jnp.einsum("...tgc,tcgf->...gf", _wide(columns), _wide(kernel))
+    return found.reshape(*found.shape[:-2], -1).astype(x.dtype)
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+
+def _exact_padding(geometry: Geometry) -> list[Edges]:
+    """Return the padding up to the end of the last window, which may be less than the padding given, or negative."""
+    return [
+        (lo, (o - 1) * s + window_extent(w, d) - size - lo)
+        for size, w, s, (lo, _), d, o in zip(*geometry[:5], geometry.outputs, strict=True)
+    ]
+
+
+def _taps(x: Array, geometry: Geometry) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Yield each tap of the window in row-major order, with what it sees."""
+    padded = lax.pad(x, _zero(x.dtype), [(0, 0, 0), *[(lo, hi, 0) for lo, hi in geometry.padding], (0, 0, 0)])
+    taps = itertools.product(*map(range, geometry.window))
+    seen = window_slices(padded, geometry.window, geometry.strides, geometry.dilation, geometry.outputs)
+    yield from zip(taps, seen, strict=True)
+
+
+def window_slices(
+    padded: Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    outputs: Sequence[int],
+) -> Iterator[Array]:
+    """Yield, for each tap of the window in row-major order, what it sees: [batch, *outputs, channels]."""
+    batch, channels = padded.shape[0], padded.shape[-1]
+    for tap in itertools.product(*map(range, window)):
+        start = [t * d for t, d in zip(tap, dilation, strict=True)]
+        limit = [b + (o - 1) * s + 1 for b, o, s in zip(start, outputs, strides, strict=True)]
+        yield lax.slice(padded, (0, *start, 0), (batch, *limit, channels), (1, *strides, 1))
+
+
+def _strided(x: Array, geometry: Geometry) -> Array:
+    """Return the positions of x that a pointwise convolution sees."""
+    return x if geometry.unit_strides else x[(slice(None), *(slice(None, None, s) for s in geometry.strides))]
+
+
+def _dot(a: Array, b: Array, contracted: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
+    """Return the product of two arrays over the contracted axes, in their dtype."""
+    wide = jnp.promote_types(a.dtype, jnp.float32)
+    return lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=wide).astype(a.dtype)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _zero(dtype: jnp.dtype) -> Array:
+    return jnp.zeros((), dtype)

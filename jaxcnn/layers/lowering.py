@@ -1,0 +1,173 @@
+"""One convolution, lowered to what is fast on each platform: the same numbers to rounding, and every transformation.
+
+`convolve` is a JAX primitive of its own, and so are its two transposes. Each is bilinear, and the transposes of the
+three are again among the three: forward and reverse mode, to any order, need no rule but this. When a program is
+lowered for a platform, `_CPU` below picks a formulation from the shapes; on the others the program is XLA's own.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+from jaxcnn.layers import formulations
+from jaxcnn.layers.formulations import Geometry
+
+Formulation = Callable[[Array, Array, Geometry], Array]
+
+
+def convolve(
+    x: Float[Array, "batch *sizes channels"],
+    kernel: Float[Array, "*window group_channels features"],
+    geometry: Geometry,
+) -> Float[Array, "batch *out_sizes features"]:
+    """Return the convolution of `x` with `kernel`; the geometry has been checked."""
+    return _bind(_forward, x, kernel, geometry)
+
+
+def transposed(
+    y: Float[Array, "batch *out_sizes features"],
+    kernel: Float[Array, "*window group_channels features"],
+    geometry: Geometry,
+) -> Float[Array, "batch *sizes channels"]:
+    """Return the transpose of `convolve` by its input, applied to `y`."""
+    return _bind(_input_gradient, y, kernel, geometry)
+
+
+def materialised(x: Array) -> Array:
+    """Return `x`; on the CPU, all who use it read the one array in memory.
+
+    XLA's CPU compiler otherwise computes each user's operand again from the last convolution's results, and that
+    one's operand again for it: in a residual network, whole chains of blocks.
+    """
+    return _materialise.bind(x)
+
+
+# The choice ----------------------------------------------------------------------------------------------------------
+
+
+def _forward_on_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    return formulations.xla_forward(x, kernel, geometry)
+
+
+def _input_gradient_on_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
+    if geometry.pointwise:
+        return formulations.product_input_gradient(y, kernel, geometry)
+    if not geometry.unit_strides and geometry.dense:
+        return formulations.phases_input_gradient(y, kernel, geometry)
+    return formulations.xla_input_gradient(y, kernel, geometry)
+
+
+def _kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
+    # XLA would compute both again from what they were made of, in the order in which the product wants them, slowly.
+    x, y = lax.optimization_barrier((x, y))
+    if geometry.pointwise:
+        return formulations.product_kernel_gradient(x, y, geometry)
+    if geometry.groups == 1:
+        return _dense_kernel_gradient_on_cpu(x, y, geometry)
+    channels = x.shape[-1] // geometry.groups
+    if channels == 1:
+        return formulations.shifts_kernel_gradient(x, y, geometry)
+    width = max(w for w in (1, 2, 4, 8) if geometry.groups % w == 0 and (w == 1 or w * channels <= 16))
+    return formulations.merged_kernel_gradient(x, y, geometry, _dense_kernel_gradient_on_cpu, width)
+
+
+def _dense_kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
+    if geometry.dilation[-1] == 1:
+        # Where y is larger than the caches, and read again for many channels or in leaps.
+        large = y.size > 2**23 and (x.shape[-1] >= 256 or not geometry.unit_strides)
+        return formulations.channels_as_positions_kernel_gradient(x, y, geometry, rows=8 if large else None)
+    if len(geometry.window) <= 2:
+        return formulations.channels_as_dimension_kernel_gradient(x, y, geometry)
+    return formulations.xla_kernel_gradient(x, y, geometry)
+
+
+# The primitives ------------------------------------------------------------------------------------------------------
+
+
+def _bind(primitive: Primitive, a: Array, b: Array, geometry: Geometry) -> Array:
+    varying = [jax.typeof(operand).manual_axis_type.varying for operand in (a, b)]
+    # In a shard_map one operand, the kernel, may be the same on all devices: what comes out is not.
+    a, b = (
+        lax.pcast(operand, tuple(missing), to="varying") if missing else operand
+        for operand, missing in zip((a, b), (varying[1] - varying[0], varying[0] - varying[1]), strict=True)
+    )
+    return primitive.bind(a, b, geometry=geometry)
+
+
+def _primitive(name: str, reference: Formulation, on_cpu: Formulation, *, folds: bool) -> Primitive:
+    """Return a primitive that does what `reference` does.
+
+    `folds`: the first operand's batch is the result's, so that a mapped axis of it alone joins the batch.
+    """
+    primitive = Primitive(name)
+
+    def abstract(a, b, *, geometry: Geometry):
+        out = jax.eval_shape(partial(reference, geometry=geometry), *map(_plain, (a, b)))
+        return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+    def batch(operands, axes, *, geometry: Geometry):
+        (a, b), (a_axis, b_axis) = operands, axes
+        if folds and b_axis is None:
+            a = jnp.moveaxis(a, a_axis, 0)
+            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
+            return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+        return jax.vmap(partial(reference, geometry=geometry), axes)(a, b), 0
+
+    def lower(formulation: Formulation) -> Callable:
+        return mlir.lower_fun(lambda a, b, *, geometry: formulation(a, b, geometry), multiple_results=False)
+
+    primitive.def_impl(lambda a, b, *, geometry: _compiled(primitive, geometry)(a, b))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, lower(reference))
+    mlir.register_lowering(primitive, lower(on_cpu), platform="cpu")
+    return primitive
+
+
+@cache
+def _compiled(primitive: Primitive, geometry: Geometry) -> Callable:
+    """Return what a call outside of `jit` runs."""
+    return jax.jit(partial(primitive.bind, geometry=geometry))
+
+
+def _plain(aval) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+_forward = _primitive("convolve", formulations.xla_forward, _forward_on_cpu, folds=True)
+_input_gradient = _primitive(
+    "convolve_input_gradient", formulations.xla_input_gradient, _input_gradient_on_cpu, folds=True
+)
+_kernel_gradient = _primitive(
+    "convolve_kernel_gradient", formulations.xla_kernel_gradient, _kernel_gradient_on_cpu, folds=False
+)
+
+ad.defbilinear(
+    _forward,
+    lambda y, x, kernel, *, geometry: _bind(_input_gradient, y, kernel, geometry),
+    lambda y, x, kernel, *, geometry: _bind(_kernel_gradient, x, y, geometry),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda x, y, kernel, *, geometry: _bind(_forward, x, kernel, geometry),
+    lambda x, y, kernel, *, geometry: _bind(_kernel_gradient, x, y, geometry),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda kernel, x, y, *, geometry: _bind(_input_gradient, y, kernel, geometry),
+    lambda kernel, x, y, *, geometry: _bind(_forward, x, kernel, geometry),
+)
+
+_materialise = Primitive("materialise")
+_materialise.def_impl(lambda x: x)
+_materialise.def_abstract_eval(lambda x: x)
+ad.deflinear2(_materialise, lambda y, x: [_materialise.bind(y)])
+batching.primitive_batchers[_materialise] = lambda operands, axes: (_materialise.bind(*operands), axes[0])
+mlir.register_lowering(_materialise, lambda context, x: [x])
+mlir.register_lowering(_materialise, mlir.lower_fun(lax.optimization_barrier, multiple_results=False), platform="cpu")

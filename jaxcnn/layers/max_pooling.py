@@ -1,0 +1,192 @@
+"""Max pooling whose gradient is fast on the CPU; elsewhere, and in its numbers, it is XLA's `reduce_window`.
+
+XLA's CPU compiler makes the gradient of a scatter with four index arrays. Here the place of each window's maximum is
+one small integer, and every input position looks at the windows that it lies in.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Num
+
+from jaxcnn.layers.formulations import window_slices
+from jaxcnn.layers.geometry import Edges
+
+
+class Windows(NamedTuple):
+    """Where the windows of a pooling lie, per spatial dimension."""
+
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[Edges, ...]
+
+
+def max_of_windows(x: Num[Array, "batch *sizes channels"], windows: Windows) -> Num[Array, "batch *out_sizes channels"]:
+    """Return the largest value of each window; padding is never the largest.
+
+    Where several are equal, the gradient goes to the first of them, in row-major order.
+    """
+    return _max.bind(x, windows=windows)
+
+
+# By XLA --------------------------------------------------------------------------------------------------------------
+
+
+def _xla_max(x: Array, windows: Windows) -> Array:
+    window, strides, padding = windows
+    return lax.reduce_window(
+        x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
+    )
+
+
+def _xla_picked(dx: Array, x: Array, windows: Windows) -> Array:
+    return jax.jvp(functools.partial(_xla_max, windows=windows), (x,), (dx,))[1]
+
+
+def _xla_placed(dy: Array, x: Array, windows: Windows) -> Array:
+    return jax.vjp(functools.partial(_xla_max, windows=windows), x)[1](dy)[0]
+
+
+def _lowest(dtype: np.dtype) -> np.ndarray:
+    """Return the value that is never a maximum; lax knows the gradient of its max only for this one."""
+    return np.array(-np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min, dtype)
+
+
+# On the CPU ----------------------------------------------------------------------------------------------------------
+
+
+def _seen(x: Array, windows: Windows, beyond: np.ndarray) -> Iterator[Array]:
+    """Yield what each tap of the window sees, in row-major order."""
+    x = lax.pad(x, beyond, [(0, 0, 0), *[(lo, hi, 0) for lo, hi in windows.padding], (0, 0, 0)])
+    outputs = [(size - w) // s + 1 for size, w, s in zip(x.shape[1:-1], *windows[:2], strict=True)]
+    return window_slices(x, windows.window, windows.strides, (1,) * len(outputs), outputs)
+
+
+def _cpu_max(x: Array, windows: Windows) -> Array:
+    return functools.reduce(jnp.maximum, _seen(x, windows, _lowest(x.dtype)))
+
+
+def _first_largest(x: Array, windows: Windows) -> Array:
+    """Return the tap at which each window's largest value lies, the first of equal ones."""
+    taps = _seen(x, windows, _lowest(x.dtype))
+    best = next(taps)
+    index = jnp.zeros(best.shape, jnp.int8 if math.prod(windows.window) <= 127 else jnp.int32)
+    for tap, value in enumerate(taps, 1):
+        better = (value > best) | ((value != value) & (best == best))  # NaN is the largest, as for lax.max
+        best, index = jnp.where(better, value, best), jnp.where(better, index.dtype.type(tap), index)
+    return lax.optimization_barrier(index)
+
+
+def _cpu_picked(dx: Array, x: Array, windows: Windows) -> Array:
+    index = _first_largest(x, windows)
+    taps = _seen(dx, windows, np.zeros((), dx.dtype))
+    return functools.reduce(
+        lambda found, tap: jnp.where(index == tap[0], tap[1], found), enumerate(taps), jnp.zeros(index.shape, dx.dtype)
+    )
+
+
+def _cpu_placed(dy: Array, x: Array, windows: Windows) -> Array:
+    """Return, for each input position, the sum of dy over the windows whose largest value it is.
+
+    Positions count from the first padded one on, in blocks of `strides`. A window begins at the beginning of a block
+    and reaches into the next few: position p of block b is tap strides * d + p of the window d blocks before.
+    """
+    index = _first_largest(x, windows)
+    dims, strides = len(windows.window), windows.strides
+    reach = [-(-w // s) for w, s in zip(*windows[:2], strict=True)]
+    total = jnp.zeros((), dy.dtype)
+    for before in itertools.product(*map(range, reach)):
+        ends = [(0, 0, 0), *[(d, n - 1 - d, 0) for d, n in zip(before, reach, strict=True)], (0, 0, 0)]
+        taps = _taps_of_block(windows, before).astype(index.dtype)
+        # [batch, blocks, 1, blocks, 1, channels] against [strides, 1, strides, 1] and so on.
+        apart = [1 + 2 * axis + 1 for axis in range(dims)]
+        largest = jnp.expand_dims(lax.pad(index, index.dtype.type(-1), ends), apart)
+        given = jnp.expand_dims(lax.pad(dy, np.zeros((), dy.dtype), ends), apart)
+        taps = taps.reshape(*[size for s in strides for size in (s, 1)])
+        total = total + jnp.where(largest == taps, given, jnp.zeros((), dy.dtype))
+    dx = total.reshape(x.shape[0], *[total.shape[1 + 2 * a] * strides[a] for a in range(dims)], x.shape[-1])
+    ends = [
+        (-lo, size + lo - found, 0)
+        for size, (lo, _), found in zip(x.shape[1:-1], windows.padding, dx.shape[1:-1], strict=True)
+    ]
+    return lax.pad(dx, np.zeros((), dx.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
+
+
+def _taps_of_block(windows: Windows, before: tuple[int, ...]) -> np.ndarray:
+    """Return which tap of the window `before` blocks earlier each position of a block is; -2: none."""
+    taps = np.full(windows.strides, -2)
+    for position in np.ndindex(*windows.strides):
+        tap = [s * d + p for s, d, p in zip(windows.strides, before, position, strict=True)]
+        if all(t < w for t, w in zip(tap, windows.window, strict=True)):
+            taps[position] = np.ravel_multi_index(tap, windows.window)
+    return taps
+
+
+# The primitives ------------------------------------------------------------------------------------------------------
+
+
+def _primitive(name: str, by_xla: Callable, on_cpu: Callable) -> Primitive:
+    """Return a primitive of arrays with a common batch axis in front."""
+    primitive = Primitive(name)
+
+    def abstract(*avals, windows: Windows):
+        plain = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        out = jax.eval_shape(functools.partial(by_xla, windows=windows), *plain)
+        return avals[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+    def batch(operands, axes, *, windows: Windows):
+        (count,) = {x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None}
+        operands = [batching.bdim_at_front(x, axis, count) for x, axis in zip(operands, axes, strict=True)]
+        out = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in operands), windows=windows)
+        return out.reshape(count, -1, *out.shape[1:]), 0
+
+    def lower(function: Callable) -> Callable:
+        return mlir.lower_fun(lambda *operands, windows: function(*operands, windows), multiple_results=False)
+
+    primitive.def_impl(lambda *operands, windows: by_xla(*operands, windows))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, lower(by_xla))
+    mlir.register_lowering(primitive, lower(on_cpu), platform="cpu")
+    return primitive
+
+
+_max = _primitive("max_pool", _xla_max, _cpu_max)
+# The derivative, linear in the first operand: what lay at the places of the maxima, and its transpose.
+_picked = _primitive("max_pool_picked", _xla_picked, _cpu_picked)
+_placed = _primitive("max_pool_placed", _xla_placed, _cpu_placed)
+
+
+def _max_jvp(primals: tuple, tangents: tuple, *, windows: Windows):
+    (x,), (dx,) = primals, tangents
+    return _max.bind(x, windows=windows), _picked.bind(ad.instantiate_zeros(dx), x, windows=windows)
+
+
+def _linear(primitive: Primitive, transpose: Primitive) -> None:
+    """Let `primitive` be linear in its first operand; by the second its derivative is zero."""
+
+    def jvp(primals: tuple, tangents: tuple, *, windows: Windows):
+        _, x = primals
+        return primitive.bind(*primals, windows=windows), primitive.bind(
+            ad.instantiate_zeros(tangents[0]), x, windows=windows
+        )
+
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = lambda y, _, x, *, windows: [
+        transpose.bind(ad.instantiate_zeros(y), x, windows=windows),
+        None,
+    ]
+
+
+ad.primitive_jvps[_max] = _max_jvp
+_linear(_picked, _placed)
+_linear(_placed, _picked)

@@ -1,0 +1,176 @@
+"""The benchmarks' networks in plain torch, from their papers; `torch_peer.py` measures them, nothing else uses them.
+
+They have the parameters and multiply-adds of jaxcnn's models of the same name, which the benchmark checks.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+
+class LeNet5(nn.Sequential):
+    """LeNet-5 (LeCun et al. 1998) as built today: ReLU, max pooling, 28x28 images padded to 32x32."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        super().__init__(
+            nn.ZeroPad2d(2),
+            *(nn.Conv2d(1, 6, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+            nn.Flatten(),
+            *(nn.Linear(400, 120), nn.ReLU(inplace=True)),
+            *(nn.Linear(120, 84), nn.ReLU(inplace=True)),
+            nn.Linear(84, num_classes),
+        )
+
+
+class VGG11(nn.Sequential):
+    """VGG, configuration A (Simonyan and Zisserman 2014), for images of 224x224."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = []
+        channels = 3
+        for width, depth in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):
+            for _ in range(depth):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(
+            *layers,
+            nn.Flatten(),
+            *(nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+            *(nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+            nn.Linear(4096, num_classes),
+        )
+
+
+def conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: type[nn.Module] | None = nn.ReLU
+) -> nn.Sequential:
+    """Return convolution without bias, BatchNorm and, where there is one, the activation."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    norm = nn.BatchNorm2d(outputs)
+    return nn.Sequential(conv, norm) if act is None else nn.Sequential(conv, norm, act(inplace=True))
+
+
+class Pad(nn.Module):
+    """Shortcut A of the CIFAR ResNets (He et al. 2015): subsample, and append channels of zeros."""
+
+    def __init__(self, more: int, stride: int) -> None:
+        """Append `more` channels."""
+        super().__init__()
+        self.more, self.stride = more, stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the shortcut of `x`."""
+        return nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+
+
+class Residual(nn.Module):
+    """A branch added to its shortcut, and ReLU."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module) -> None:
+        """Add the two."""
+        super().__init__()
+        self.branch, self.shortcut = branch, shortcut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output."""
+        return nn.functional.relu(self.branch(x) + self.shortcut(x), inplace=True)
+
+
+class ResNet20(nn.Sequential):
+    """ResNet-20 for CIFAR-10 (He et al. 2015, section 4.2) with shortcuts A."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = [conv_norm(3, 16, 3)]
+        channels = 16
+        for width in (16, 32, 64):
+            for _ in range(3):
+                stride = width // channels
+                branch = nn.Sequential(conv_norm(channels, width, 3, stride), conv_norm(width, width, 3, act=None))
+                layers.append(Residual(branch, nn.Identity() if stride == 1 else Pad(width - channels, stride)))
+                channels = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes))
+
+
+class ResNet50(nn.Sequential):
+    """ResNet-50 with shortcuts B and the stride in the 3x3 (v1.5); with groups, ResNeXt-50 (Xie et al. 2017)."""
+
+    def __init__(self, num_classes: int, groups: int = 1, width_per_group: int = 64) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = [conv_norm(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
+        channels = 64
+        for stage, depth in enumerate((3, 4, 6, 3)):
+            inner, outputs = groups * width_per_group * 2**stage, 256 * 2**stage
+            for block in range(depth):
+                stride = 2 if stage and not block else 1
+                branch = nn.Sequential(
+                    conv_norm(channels, inner, 1),
+                    conv_norm(inner, inner, 3, stride, groups),
+                    conv_norm(inner, outputs, 1, act=None),
+                )
+                shortcut = nn.Identity() if block else conv_norm(channels, outputs, 1, stride, act=None)
+                layers.append(Residual(branch, shortcut))
+                channels = outputs
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+class InvertedResidual(nn.Module):
+    """The block of MobileNetV2."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        """Expand, filter each channel, project; an identity around where the shapes allow it."""
+        super().__init__()
+        inner = inputs * expansion
+        self.branch = nn.Sequential(
+            *([conv_norm(inputs, inner, 1, act=nn.ReLU6)] if expansion > 1 else []),
+            conv_norm(inner, inner, 3, stride, inner, nn.ReLU6),
+            conv_norm(inner, outputs, 1, act=None),
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output."""
+        return x + self.branch(x) if self.adds else self.branch(x)
+
+
+class MobileNetV2(nn.Sequential):
+    """MobileNetV2 (Sandler et al. 2018, table 2)."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = [conv_norm(3, 32, 3, 2, act=nn.ReLU6)]
+        channels = 32
+        table = (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )
+        for expansion, width, depth, stride in table:
+            for block in range(depth):
+                layers.append(InvertedResidual(channels, width, 1 if block else stride, expansion))
+                channels = width
+        super().__init__(
+            *layers,
+            conv_norm(channels, 1280, 1, act=nn.ReLU6),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1280, num_classes)),
+        )
+
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "lenet5": LeNet5,
+    "resnet20": ResNet20,
+    "resnet50": ResNet50,
+    "vgg11": VGG11,
+    "mobilenet_v2": MobileNetV2,
+    "resnext50_32x4d": partial(ResNet50, groups=32, width_per_group=4),
+}
