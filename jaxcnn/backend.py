@@ -1,12 +1,14 @@
 """How programs are compiled on each platform, and what the process does for them; nothing here happens on import."""
 
 import ctypes
+import math
 import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import jax
+from jax._src.config import persistent_cache_min_compile_time_secs as _saved_if_slower_than
 
 # XLA's CPU compiler (jaxlib 0.12) holds oneDNN's convolutions, which are off by default, and another library's,
 # which are slower for the shapes of convolutional networks: that one is kept for reductions.
@@ -21,12 +23,47 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def jit(fun: Callable, *, platform: str | None = None, **kwargs: Any) -> Any:
     """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast.
 
+    Programs compiled with such options are not kept in JAX's persistent compilation cache, see `_NeverSaved`.
+
     Args:
       fun: a function of arrays.
       platform: "cpu", "cuda", "tpu", ...; None: the default backend's, which is started to know it.
       kwargs: as for `jax.jit`.
     """
-    return jax.jit(fun, compiler_options=compiler_options(platform or jax.default_backend()), **kwargs)
+    options = compiler_options(platform or jax.default_backend())
+    jitted = jax.jit(fun, compiler_options=options, **kwargs)
+    return _NeverSaved(jitted) if options else jitted
+
+
+class _NeverSaved:
+    """A jitted function, or a later stage of one, whose program JAX does not write to its persistent compilation cache.
+
+    jaxlib 0.12 has no serial form for oneDNN's convolutions and takes them for something else, which ends in a
+    MemoryError at best. JAX writes what took longer to compile than a limit, which is raised here for the duration of
+    a call and for its thread alone; JAX has no public name for that.
+    """
+
+    def __init__(self, stage: Any) -> None:
+        self._stage = stage
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _saved_if_slower_than(math.inf):
+            return self._stage(*args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> "_NeverSaved":
+        return _NeverSaved(self._stage.trace(*args, **kwargs))
+
+    def lower(self, *args: Any, **kwargs: Any) -> "_NeverSaved":
+        return _NeverSaved(self._stage.lower(*args, **kwargs))
+
+    def compile(self, *args: Any, **kwargs: Any) -> Any:
+        with _saved_if_slower_than(math.inf):
+            return self._stage.compile(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_stage":  # not yet there, while it is copied
+            raise AttributeError(name)
+        return getattr(self._stage, name)
 
 
 def compiler_options(platform: str) -> dict[str, Any]:

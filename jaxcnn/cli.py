@@ -348,13 +348,16 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def _prepare_process(*, distributed: bool) -> None:
-    """Set what belongs to a process and not to the library: the compilation cache, the cluster."""
+    """Set what belongs to a process and not to the library: the allocator, the compilation cache, the cluster."""
     import jax
 
+    from jaxcnn import backend
+
+    backend.keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "jaxcnn" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.01)
         # A process killed, or a disk full, while it was written: what is there is not used, and that is all.
         warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
     cluster = _cluster() if distributed else {}

@@ -4,19 +4,24 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import arguments, cli, runs
+from jaxcnn import arguments, backend, cli, runs
 from jaxcnn.experiment import Experiment, load_experiment, to_dict
 from jaxcnn.typed import leaves
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "experiments/lenet_digits.py"
 COMMAND = [sys.executable, "-c", "from jaxcnn.cli import main; main()"]
+
+
+PREPARE = cli._prepare_process
 
 
 @pytest.fixture(autouse=True)
@@ -382,3 +387,29 @@ for line in ("--help", "models --family lenet", "summary lenet5", "train %s --da
 """
     done = subprocess.run([sys.executable, "-c", code % DIGITS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_allocator_is_set_once_before_jax_starts_its_threads(monkeypatch):
+    done = []
+    monkeypatch.setattr(backend, "keep_freed_memory", lambda: done.append("allocator"))
+    monkeypatch.setattr(jax, "devices", lambda: done.append("devices"))
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    monkeypatch.setattr(warnings, "filterwarnings", lambda *_: None)
+    PREPARE(distributed=False)
+    assert done == ["allocator", "devices"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train", DIGITS], ["evaluate", "runs/none"], ["export", "runs/none"], ["predict", "--weights", "none", "none"]],
+)
+def test_commands_that_compute_prepare_the_process(monkeypatch, words):
+    class Prepared(Exception):
+        pass
+
+    def prepare(distributed):
+        raise Prepared
+
+    monkeypatch.setattr(cli, "_prepare_process", prepare)
+    with pytest.raises(Prepared):
+        cli._main(words)

@@ -80,8 +80,8 @@ def conv(
     strides = per_dimension("strides", strides, dims)
     dilation = per_dimension("kernel_dilation", kernel_dilation, dims)
     edges = resolve_padding(padding, x.shape[1:-1], window, strides, dilation)
-    for geometry in zip(x.shape[1:-1], window, strides, edges, dilation, strict=True):
-        output_size(*geometry)  # raises where the window does not fit
+    for where in zip(x.shape[1:-1], window, strides, edges, dilation, strict=True):
+        output_size(*where)  # raises where the window does not fit
     geometry = Geometry(x.shape[1:-1], window, strides, edges, dilation, groups)
     return _rounded((im2col_forward if lowering == "im2col" else convolve)(x, kernel, geometry))
 

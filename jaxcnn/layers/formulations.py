@@ -10,6 +10,7 @@ All functions of one kind compute the same; they differ in what the compiler mak
 last. Half-precision products are summed in float32.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,11 @@ class Geometry(NamedTuple):
         return self.groups == 1 and math.prod(self.window) == 1 and not any(map(any, self.padding))
 
     @property
+    def tiles(self) -> bool:
+        """Whether the windows lie side by side, and see all channels."""
+        return self.groups == 1 and self.window == self.strides and self.dense and not any(map(any, self.padding))
+
+    @property
     def dense(self) -> bool:
         """Whether the window has no holes."""
         return all(d == 1 for d in self.dilation)
@@ -77,13 +83,13 @@ def xla_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 def xla_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
     """Return the transpose of XLA's convolution by its input."""
-    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.sizes, kernel.shape[-2] * geometry.groups), y.dtype)
+    x = _like(y, (y.shape[0], *geometry.sizes, kernel.shape[-2] * geometry.groups))
     return jax.linear_transpose(lambda x: xla_forward(x, kernel, geometry), x)(y)[0]
 
 
 def xla_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     """Return the transpose of XLA's convolution by its kernel."""
-    kernel = jax.ShapeDtypeStruct((*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1]), x.dtype)
+    kernel = _like(y, (*geometry.window, x.shape[-1] // geometry.groups, y.shape[-1]))
     return jax.linear_transpose(lambda kernel: xla_forward(x, kernel, geometry), kernel)(y)[0]
 
 
@@ -111,8 +117,46 @@ def product_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     x = _strided(x, geometry)
     # The compiler transposes the first of the two before it multiplies: the smaller.
     swapped = x.shape[-1] > y.shape[-1]
-    kernel = _dot(y, x, (positions, positions)).T if swapped else _dot(x, y, (positions, positions))
-    return kernel.reshape(*geometry.window, *kernel.shape)
+    a, b = (y, x) if swapped else (x, y)
+    if a.shape[-1] <= 32:  # One of few rows and very long ones is faster in parts.
+        kernel = jnp.sum(_wide_dot(a, b, (positions[1:], positions[1:]), batch=(0,)), axis=0)
+    else:
+        kernel = _wide_dot(a, b, (positions, positions))
+    kernel = kernel.T if swapped else kernel
+    return kernel.reshape(*geometry.window, *kernel.shape).astype(x.dtype)
+
+
+def patches_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return the kernel's gradient as one product, where the windows lie side by side: each position is in one."""
+    dims, channels = len(geometry.window), x.shape[-1]
+    covered = [
+        (0, o * s - size, 0) for o, s, size in zip(geometry.outputs, geometry.strides, geometry.sizes, strict=True)
+    ]
+    x = lax.pad(x, _zero(x.dtype), [(0, 0, 0), *covered, (0, 0, 0)])
+    x = x.reshape(
+        x.shape[0], *[n for pair in zip(geometry.outputs, geometry.window, strict=True) for n in pair], channels
+    )
+    positions = (0, *range(1, 2 * dims, 2))
+    return _dot(x, y, (positions, tuple(range(dims + 1))))
+
+
+def rows_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return the kernel's gradient from one product of whole rows of x and y, of which it is the sums of diagonals.
+
+    The product meets every column of a row with every other, and most of them for nothing: worth it for the fewest
+    channels, whose convolutions are too small to fill a vector. In 2 dimensions, of unit stride, without holes.
+    """
+    (height, width), (_, out_width), channels, features = geometry.window, geometry.outputs, x.shape[-1], y.shape[-1]
+    x = lax.pad(x, _zero(x.dtype), [(0, 0, 0), *[(lo, hi, 0) for lo, hi in geometry.padding], (0, 0, 0)])
+    columns = x.shape[2]
+    x, y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
+    seen = jnp.concatenate([x[:, t : t + y.shape[1]] for t in range(height)], axis=-1)
+    product = _dot(seen, y, ((0, 1), (0, 1))).reshape(height, columns, channels, out_width, features)
+    # In rows that are one longer than they are, column w + dx of row w is column dx of all.
+    product = jnp.moveaxis(product, 3, 1).reshape(height, out_width * columns, channels, features)
+    product = jnp.pad(product, ((0, 0), (0, out_width), (0, 0), (0, 0)))
+    product = product.reshape(height, out_width, columns + 1, channels, features)
+    return jnp.sum(product[:, :, :width], axis=1)
 
 
 # Convolutions of another shape ---------------------------------------------------------------------------------------
@@ -242,33 +286,61 @@ def shifts_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
 
 
 def shifts_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Return a depthwise convolution's gradient by its input: sums of shifted y, of each phase where it is strided."""
-    if not geometry.unit_strides:
-        return phases_input_gradient(y, kernel, geometry, shifts_input_gradient)
-    multiplier = kernel.shape[-1] // geometry.groups
-    flipped = jnp.flip(kernel, tuple(range(len(geometry.window))))
-    edges = tuple(
-        (window_extent(w, d) - 1 - lo, size + lo - o)
-        for size, w, (lo, _), d, o in zip(
-            geometry.sizes, geometry.window, geometry.padding, geometry.dilation, geometry.outputs, strict=True
+    """Return a depthwise convolution's gradient by its input as a sum of shifted y times weights.
+
+    Input positions lie in blocks of `strides`, counted from the first padded one: position p of a block meets tap
+    strides * d + p of the window that began d blocks before. For windows without holes where it is strided, and one
+    feature per channel.
+    """
+    if geometry.unit_strides:
+        flipped = jnp.flip(kernel, tuple(range(len(geometry.window))))
+        edges = tuple(
+            (window_extent(w, d) - 1 - lo, size + lo - o)
+            for size, w, (lo, _), d, o in zip(
+                geometry.sizes, geometry.window, geometry.padding, geometry.dilation, geometry.outputs, strict=True
+            )
         )
-    )
-    back = geometry._replace(sizes=geometry.outputs, padding=edges)
-    if multiplier == 1:
-        return shifts_forward(y, flipped, back)
-    parts = y.reshape(*y.shape[:-1], -1, multiplier), flipped.reshape(*flipped.shape[:-1], -1, multiplier)
-    return sum(shifts_forward(parts[0][..., m], parts[1][..., m], back) for m in range(multiplier))
+        return shifts_forward(y, flipped, geometry._replace(sizes=geometry.outputs, padding=edges))
+    dims, strides = len(geometry.window), geometry.strides
+    reach = [-(-w // s) for w, s in zip(geometry.window, strides, strict=True)]
+    ends = [(0, n * s - w, 0) for n, s, w in zip(reach, strides, geometry.window, strict=True)]
+    taps = lax.pad(kernel[..., 0, :], _zero(kernel.dtype), [*ends, (0, 0, 0)])
+    taps = taps.reshape(*[size for pair in zip(reach, strides, strict=True) for size in pair], -1)
+    apart = [2 + 2 * axis for axis in range(dims)]
+    total = jnp.zeros((), _summed_in(y.dtype))
+    for before in itertools.product(*map(range, reach)):
+        ends = [(0, 0, 0), *[(d, n - 1 - d, 0) for d, n in zip(before, reach, strict=True)], (0, 0, 0)]
+        given = jnp.expand_dims(lax.pad(y, _zero(y.dtype), ends), apart)  # [batch, blocks, 1, blocks, 1, channels]
+        weights = taps[tuple(i for d in before for i in (d, slice(None)))]  # [*strides, channels]
+        weights = weights.reshape(*[size for s in strides for size in (1, s)], -1)
+        total = total + _wide(given) * _wide(weights)
+    total = total.astype(y.dtype)
+    x = total.reshape(y.shape[0], *[total.shape[1 + 2 * a] * strides[a] for a in range(dims)], y.shape[-1])
+    return _cropped(x, geometry)
 
 
 def shifts_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return a depthwise convolution's gradient by its kernel: per tap, the sum of shifted x times y."""
+    """Return a depthwise convolution's gradient by its kernel: per tap, the sum of shifted x times y.
+
+    Of eight examples at a time, one after the other, so that all taps find them in the caches. They are added up
+    position by position, which the compiler does in one pass; it would write products that are summed at once to
+    memory.
+    """
+    total = jnp.zeros((*geometry.window, 1, y.shape[-1]), _summed_in(x.dtype))
+    for start in range(0, x.shape[0], 8):
+        seen, given, total = lax.optimization_barrier((x[start : start + 8], y[start : start + 8], total))
+        total = total + _shifts_kernel_gradient_of_few(seen, given, geometry)
+    return total.astype(x.dtype)
+
+
+def _shifts_kernel_gradient_of_few(x: Array, y: Array, geometry: Geometry) -> Array:
     multiplier = y.shape[-1] // geometry.groups
-    wide = _wide(y)
     sums = []
     for _, seen in _taps(x, geometry):
         seen = jnp.repeat(seen, multiplier, axis=-1) if multiplier > 1 else seen
-        sums.append(jnp.sum(_wide(seen) * wide, axis=tuple(range(y.ndim - 1))))
-    return jnp.stack(sums).reshape(*geometry.window, 1, -1).astype(x.dtype)
+        products = functools.reduce(jnp.add, [_wide(a) * _wide(b) for a, b in zip(seen, y, strict=True)])
+        sums.append(jnp.sum(lax.optimization_barrier(products), axis=tuple(range(products.ndim - 1))))
+    return jnp.stack(sums).reshape(*geometry.window, 1, -1)
 
 
 # Several groups as one -----------------------------------------------------------------------------------------------
@@ -368,12 +440,29 @@ def _strided(x: Array, geometry: Geometry) -> Array:
 
 def _dot(a: Array, b: Array, contracted: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
     """Return the product of two arrays over the contracted axes, in their dtype."""
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return lax.dot_general(a, b, (contracted, ((), ())), preferred_element_type=wide).astype(a.dtype)
+    return _wide_dot(a, b, contracted).astype(a.dtype)
+
+
+def _wide_dot(a: Array, b: Array, contracted: tuple, batch: tuple[int, ...] = ()) -> Array:
+    """Return the product in the type that it is summed in, one for each index of the axes `batch` of both."""
+    return lax.dot_general(a, b, (contracted, (batch, batch)), preferred_element_type=_summed_in(a.dtype))
+
+
+def _like(x: Array, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Return what has a shape and is otherwise like `x`.
+
+    In a shard_map that is to differ between devices as x does: the gradient by what does not is summed over them.
+    """
+    kind = jax.typeof(x)
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=kind.sharding, manual_axis_type=kind.manual_axis_type)
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(_summed_in(x.dtype))
+
+
+def _summed_in(dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
 
 
 def _zero(dtype: jnp.dtype) -> Array:

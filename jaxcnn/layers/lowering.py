@@ -5,6 +5,7 @@ three are again among the three: forward and reverse mode, to any order, need no
 lowered for a platform, `_CPU` below picks a formulation from the shapes; on the others the program is XLA's own.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -51,14 +52,33 @@ def materialised(x: Array) -> Array:
 # The choice ----------------------------------------------------------------------------------------------------------
 
 
+# Whether the compiler has oneDNN's convolutions, whose grouped ones are fast; XLA's own take a hundred times as long.
+_FAST_GROUPS = jax.__version_info__ >= (0, 12)
+
+
 def _forward_on_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
+    if geometry.groups > 1 and not _FAST_GROUPS:
+        if kernel.shape[-2] == 1:
+            return formulations.shifts_forward(x, kernel, geometry)
+        width = _groups_at_once(geometry.groups, kernel.shape[-2])
+        return formulations.merged_forward(x, kernel, geometry, formulations.xla_forward, width)
     return formulations.xla_forward(x, kernel, geometry)
+
+
+def _groups_at_once(groups: int, channels: int) -> int:
+    """Return how many groups of so many channels to merge: up to 16 channels in all."""
+    return max(w for w in (1, 2, 4, 8) if groups % w == 0 and (w == 1 or w * channels <= 16))
 
 
 def _input_gradient_on_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
     if geometry.pointwise:
         return formulations.product_input_gradient(y, kernel, geometry)
+    depthwise = geometry.groups == y.shape[-1] and kernel.shape[-2] == 1
+    if depthwise and geometry.unit_strides and not _FAST_GROUPS:
+        return formulations.shifts_input_gradient(y, kernel, geometry)
     if not geometry.unit_strides and geometry.dense:
+        if depthwise and math.prod(geometry.window) <= 9:
+            return formulations.shifts_input_gradient(y, kernel, geometry)
         return formulations.phases_input_gradient(y, kernel, geometry)
     return formulations.xla_input_gradient(y, kernel, geometry)
 
@@ -68,16 +88,21 @@ def _kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
     x, y = lax.optimization_barrier((x, y))
     if geometry.pointwise:
         return formulations.product_kernel_gradient(x, y, geometry)
+    if geometry.tiles:
+        return formulations.patches_kernel_gradient(x, y, geometry)
     if geometry.groups == 1:
         return _dense_kernel_gradient_on_cpu(x, y, geometry)
     channels = x.shape[-1] // geometry.groups
     if channels == 1:
         return formulations.shifts_kernel_gradient(x, y, geometry)
-    width = max(w for w in (1, 2, 4, 8) if geometry.groups % w == 0 and (w == 1 or w * channels <= 16))
+    width = _groups_at_once(geometry.groups, channels)
     return formulations.merged_kernel_gradient(x, y, geometry, _dense_kernel_gradient_on_cpu, width)
 
 
 def _dense_kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
+    tiny = x.shape[-1] * y.shape[-1] <= 16
+    if tiny and len(geometry.window) == 2 and geometry.unit_strides and geometry.dense:
+        return formulations.rows_kernel_gradient(x, y, geometry)
     if geometry.dilation[-1] == 1:
         # Where y is larger than the caches, and read again for many channels or in leaps.
         large = y.size > 2**23 and (x.shape[-1] >= 256 or not geometry.unit_strides)
@@ -108,7 +133,7 @@ def _primitive(name: str, reference: Formulation, on_cpu: Formulation, *, folds:
     primitive = Primitive(name)
 
     def abstract(a, b, *, geometry: Geometry):
-        out = jax.eval_shape(partial(reference, geometry=geometry), *map(_plain, (a, b)))
+        out = jax.eval_shape(lambda a, b: reference(a, b, geometry), *map(_plain, (a, b)))
         return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
     def batch(operands, axes, *, geometry: Geometry):
@@ -117,12 +142,16 @@ def _primitive(name: str, reference: Formulation, on_cpu: Formulation, *, folds:
             a = jnp.moveaxis(a, a_axis, 0)
             out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
             return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-        return jax.vmap(partial(reference, geometry=geometry), axes)(a, b), 0
+        return jax.vmap(lambda a, b: reference(a, b, geometry), axes)(a, b), 0
 
     def lower(formulation: Formulation) -> Callable:
         return mlir.lower_fun(lambda a, b, *, geometry: formulation(a, b, geometry), multiple_results=False)
 
-    primitive.def_impl(lambda a, b, *, geometry: _compiled(primitive, geometry)(a, b))
+    def call(a, b, *, geometry: Geometry):
+        with jax.disable_jit(False):  # one operation is compiled where none are compiled together, as lax's own
+            return _compiled(primitive, geometry)(a, b)
+
+    primitive.def_impl(call)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, lower(reference))

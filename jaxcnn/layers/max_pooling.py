@@ -6,7 +6,6 @@ one small integer, and every input position looks at the windows that it lies in
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -77,12 +76,12 @@ def _cpu_max(x: Array, windows: Windows) -> Array:
 
 def _first_largest(x: Array, windows: Windows) -> Array:
     """Return the tap at which each window's largest value lies, the first of equal ones."""
-    taps = _seen(x, windows, _lowest(x.dtype))
-    best = next(taps)
-    index = jnp.zeros(best.shape, jnp.int8 if math.prod(windows.window) <= 127 else jnp.int32)
-    for tap, value in enumerate(taps, 1):
-        better = (value > best) | ((value != value) & (best == best))  # NaN is the largest, as for lax.max
-        best, index = jnp.where(better, value, best), jnp.where(better, index.dtype.type(tap), index)
+    largest = _cpu_max(x, windows)
+    taps = list(_seen(x, windows, _lowest(x.dtype)))
+    dtype = np.int8 if len(taps) <= 127 else np.int32
+    index = jnp.full(largest.shape, len(taps) - 1, dtype)
+    for tap in reversed(range(len(taps) - 1)):  # "Not less": where the largest is NaN, one of them gets the gradient.
+        index = jnp.where(taps[tap] < largest, index, dtype(tap))
     return lax.optimization_barrier(index)
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.dataset import check_split
@@ -182,7 +183,7 @@ class Run:
             logits: Any = self.model.apply(variables, normalize(images, mean, std), train=False)
             return jax.nn.softmax(logits)
 
-        return jax.jit(probabilities)
+        return backend.jit(probabilities)
 
     def predict(self, images: UInt8[np.ndarray, "n height width channels"]) -> Float32[np.ndarray, "n classes"]:
         """Return each image's class probabilities, by the newest checkpoint.

@@ -13,7 +13,7 @@ from jaxcnn.experiment import Experiment
 from jaxcnn.models import create
 from jaxcnn.train.loop import Timetable
 from jaxcnn.train.optim import make_optimizer
-from jaxcnn.train.state import TrainState, create_state
+from jaxcnn.train.state import TrainState, create_state, init_key
 
 
 class Blueprint:
@@ -56,19 +56,22 @@ class Blueprint:
         self.timetable = _timetable(experiment, examples)
         self.key = jax.random.key(experiment.seed)
         self.images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        params = jax.eval_shape(self.model.init, self.key, self.images)["params"]
-        total_steps = self.timetable.total_steps
+        self._shapes = jax.eval_shape(self.model.init, self.key, self.images)
+        params, total_steps = self._shapes["params"], self.timetable.total_steps
         self.tx = make_optimizer(experiment.optim, experiment.schedule, total_steps, params, experiment.train.frozen)
         ema = experiment.train.ema_decay is not None
-        self._create_state = partial(create_state, self.model, self.tx, images=self.images, ema=ema)
+        # One program: the optimiser's zeros alone would be one for each shape.
+        self._create_state = jax.jit(partial(create_state, self.model, self.tx, images=self.images, ema=ema))
 
     def create_state(self, variables: Any = None) -> TrainState:
         """Return the state before the first step, from `variables` where they are given."""
+        if variables is None:
+            variables = self.model.init(init_key(self.key), self.images)
         return self._create_state(key=self.key, variables=variables)
 
     def abstract_state(self, sharding: jax.sharding.Sharding) -> TrainState:
         """Return the state's shapes, dtypes and sharding: what a checkpoint is restored into."""
-        shapes = jax.eval_shape(self._create_state, key=self.key)  # an argument is traced: nothing is drawn
+        shapes = jax.eval_shape(self._create_state, key=self.key, variables=self._shapes)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 

@@ -90,7 +90,8 @@ def _train(
 ) -> None:
     seeds = list(left)
     sessions = _sessions(left, stop)
-    sittings = [Sitting(session, left[seed][1].path) for seed, session in sessions.items()]
+    own_step = mode == "sequential"
+    sittings = [Sitting(session, left[seed][1].path, own_step=own_step) for seed, session in sessions.items()]
     base = sessions[seeds[0]]
     way = make_way(base, mode, len(seeds), devices)
     timetable = base.timetable

@@ -1,10 +1,10 @@
 """An experiment ready to run: its blueprint, with the data on the devices and the steps compiled."""
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,7 +15,6 @@ from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
 from jaxcnn.runs.blueprint import Blueprint
-from jaxcnn.runs.pretrained import pretrained
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
@@ -24,7 +23,9 @@ from jaxcnn.train.parallel import Window, make_parallel, together, windowed_step
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
 from jaxcnn.train.state import TrainState, init_key, params_sha256
 from jaxcnn.train.step import AUGMENT_KEY, SHUFFLE_KEY, make_eval_step, make_train_step, step_key
-from jaxcnn.weights import Variables
+
+if TYPE_CHECKING:
+    from jaxcnn.weights import Variables
 
 # Steps between the moments at which several processes agree on whether a signal came to one of them.
 _AGREE_EVERY = 10
@@ -69,7 +70,7 @@ class Session(Blueprint):
         self._take_weights(experiment.model.weights is not None and norms is None)
         self.mean, self.std = norms or _normalisation(experiment, examples.images, self.pretrained)
         rate = make_schedule(experiment.schedule, experiment.optim.learning_rate, self.timetable.total_steps)
-        self._learning_rate = jax.jit(partial(current_learning_rate, rate))
+        self._learning_rate = jax.jit(lambda opt_state, step: current_learning_rate(rate, opt_state, step - 1))
 
         step = make_train_step(
             self.model,
@@ -99,7 +100,10 @@ class Session(Blueprint):
 
     def _take_weights(self, wanted: bool) -> None:
         self.pretrained: Variables | None = None
-        if wanted:  # a head for another number of classes is drawn by our key
+        if wanted:
+            from jaxcnn.runs.pretrained import pretrained
+
+            # A head for another number of classes is drawn by our key.
             self.pretrained = pretrained(self.experiment.model, self.model, self.images, init_key(self.key))
         self.weights_sha256 = None if self.pretrained is None else params_sha256(self.pretrained)
 
@@ -107,6 +111,11 @@ class Session(Blueprint):
         shuffle_key, place = jax.random.fold_in(self.key, SHUFFLE_KEY), self.parallel.place
         self._stream = Stream(shuffle_key, len(self.dataset.train), self.experiment.train.batch_size, place)
         self._key_data = place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
+
+    def compiling(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Compile the training step, which is to go on from `step`, while the block runs."""
+        state = self.abstract_state(self.parallel.replicated)
+        return self.parallel.compiling(self.train_step, state, self.parallel.window({}), self.arguments(step))
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""
@@ -131,7 +140,7 @@ class Session(Blueprint):
 
     def learning_rate(self, state: TrainState) -> float:
         """Return the rate that the last update used."""
-        return np.asarray(self._learning_rate(state.opt_state, state.step - 1)).item()
+        return np.asarray(self._learning_rate(state.opt_state, state.step)).item()
 
     def stop_requested(self, step: int) -> int | None:
         """Return the signal that asked for a stop, if any; with several processes they all answer alike."""
@@ -177,7 +186,7 @@ class Session(Blueprint):
 
 
 def _normalisation(
-    experiment: Experiment, images: np.ndarray, variables: Variables | None
+    experiment: Experiment, images: np.ndarray, variables: "Variables | None"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation, for pixels in 0..1: the experiment's, its weights' or the images'."""
     data = experiment.data

@@ -1,5 +1,6 @@
 """One sitting of a run: from where its folder stands."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,13 @@ class Sitting:
       reports: lines to show, of damaged checkpoints and changed environments.
     """
 
-    def __init__(self, session: Session, folder: Path) -> None:
+    def __init__(self, session: Session, folder: Path, *, own_step: bool = True) -> None:
         """Read where the run in a folder stands; a new one stands at the start.
+
+        Args:
+          session: in which it is to go on.
+          folder: of the run.
+          own_step: the session's own training step is what will be used, and is compiled meanwhile.
 
         Raises:
           UsageError: the session's data are not those of the run.
@@ -39,11 +45,14 @@ class Sitting:
             if jax.process_index() == 0:
                 self.checkpoints.recover()
         self.reports: list[str] = []
-        try:
-            like = session.abstract_state(session.parallel.replicated)
-            self.state, values, self.reports = self.checkpoints.restore_newest(like)
-        except LookupError:
-            self.state, values = session.initial_state(), {}
+        newest = max(self.checkpoints.steps(), default=0)
+        trains = own_step and newest < session.timetable.total_steps
+        with session.compiling(newest) if trains else contextlib.nullcontext():
+            try:
+                like = session.abstract_state(session.parallel.replicated)
+                self.state, values, self.reports = self.checkpoints.restore_newest(like)
+            except LookupError:
+                self.state, values = session.initial_state(), {}
         try:
             self.position = Position(**values)
         except TypeError as error:

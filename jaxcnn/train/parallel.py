@@ -8,6 +8,7 @@ checkpoints read.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
@@ -139,6 +140,26 @@ class Jit:
 
         return self._jit(run)
 
+    @contextlib.contextmanager
+    def compiling(self, run: Any, *like: Any) -> Iterator[None]:
+        """Trace what `compile_train` returned, and compile it in a thread while the block runs; CPU only.
+
+        Its first call finds the program, if its arguments have the types and shardings of `like`. On an accelerator
+        the compiler times kernels to choose between them, which nothing else is to disturb.
+
+        Args:
+          run: the compiled step.
+          like: its arguments, or `jax.ShapeDtypeStruct`s that stand for them.
+        """
+        if self.mesh.devices.flat[0].platform != "cpu":
+            yield
+            return
+        lowered = run.lower(*like)
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            compiled = thread.submit(lowered.compile)
+            yield
+            compiled.result()
+
     def _jit(self, run: Callable, **kwargs: Any) -> Callable:
         platform = self.mesh.devices.flat[0].platform
         return backend.jit(run, platform=platform, out_shardings=self.replicated, **kwargs)
@@ -176,6 +197,11 @@ class Pmap(Jit):
         shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
         parts = [shard.data[None] for shard in shards]
         return jax.make_array_from_single_device_arrays((len(parts), *parts[0].shape[1:]), self.per_device, parts)
+
+    @contextlib.contextmanager
+    def compiling(self, run: Any, *like: Any) -> Iterator[None]:
+        """Run the block alone: the step, which is several programs, is compiled by its first call."""
+        yield
 
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxcnn import backend
 from jaxcnn.errors import UsageError
 from jaxcnn.models import Model
 from jaxcnn.weights.variables import Variables
@@ -36,11 +37,11 @@ def predict(model: Model, variables: Variables, images: Sequence[str | Path], to
     """
     if variables.preprocessing is None:
         raise UsageError("how images are prepared for these weights is not known: see jaxcnn.weights.save")
-    forward = jax.jit(lambda variables, images: jax.nn.softmax(model.apply(variables, images)))
+    forward = backend.jit(lambda variables, images: jax.nn.softmax(model.apply(variables, images)))
     found = []
     for image in images:  # one by one: they are few, and one shape is compiled once
         pixels = variables.preprocessing(image)[None]
-        probabilities = jax.eval_shape(forward, variables, pixels)
+        probabilities = forward.eval_shape(variables, pixels)
         if model.num_classes is None or probabilities.ndim != 2:  # type: ignore[attr-defined]
             raise UsageError(f"{variables.model} with these weights does not classify images: it has no such head")
         values = np.asarray(forward(variables, pixels)[0])

@@ -44,6 +44,26 @@ def test_a_session_starts_afresh_from_a_state_that_was_donated():
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_first_step_finds_the_program_compiled_before(devices):
+    optim = OptimConfig(name="adamw", learning_rate=0.05)
+    found = session(replace(EXPERIMENT, optim=optim), devices=devices, ema_decay=0.9)
+    with found.compiling(0):
+        state, window, arguments = found.initial_state(), found.parallel.window({}), found.arguments(0)
+    compiled = []
+
+    def note(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    state, _, _ = found.train_step(state, window, arguments)
+    assert not compiled
+    found.evaluate(state.variables, found.dataset.test)
+    assert compiled, "nothing was noted where something was compiled"
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 500), (1, 100), (3, 64), (8, 11), (8, 296)])
 def test_evaluation_counts_297_images_once(devices, batch_size):
     found = session(replace(EXPERIMENT, eval=EvalConfig(batch_size=batch_size)), devices=devices)

@@ -232,6 +232,25 @@ def test_state_and_window_are_donated_and_nothing_else():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(data))
 
 
+class Failing:
+    """Stands for a step that is traced and cannot be compiled."""
+
+    def lower(self, *like):
+        return self
+
+    def compile(self):
+        raise RunError("cannot be compiled")
+
+
+def test_what_cannot_be_compiled_meanwhile_is_raised_in_the_end():
+    reached = False
+    with pytest.raises(RunError, match="cannot be compiled"), Jit(jax.devices()[:1]).compiling(Failing()):
+        reached = True
+    assert reached
+    with pytest.raises(Stopped), Jit(jax.devices()[:1]).compiling(Failing()):
+        raise Stopped(signal.SIGTERM)
+
+
 def test_view_is_global_and_replicated():
     parallel = Pmap(jax.devices()[:4], True)
     state, window, _ = one_step(parallel, Toy(), batch(8))

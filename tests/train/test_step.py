@@ -196,7 +196,7 @@ def test_bfloat16_is_the_type_of_the_computation_alone(model):
     assert sums["loss"].dtype == jnp.float32
     _, logits = jax.eval_shape(make_eval_step(model, TASK), state.variables, data)
     assert logits.dtype == jnp.float32
-    convolutions = [line for line in str(jax.make_jaxpr(step)(state, data)).splitlines() if "conv_general" in line]
+    convolutions = [line for line in str(jax.make_jaxpr(step)(state, data)).splitlines() if "= convolve" in line]
     assert convolutions
     assert all(":bf16[" in line for line in convolutions)
 
