@@ -28,6 +28,7 @@ from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_train_step
 
 Mode = Literal["train", "inference"]
+Way = Literal["ours", "plain", "remat"]
 
 # The experiment of `first_step` as a file for the command line.
 _EXPERIMENT = """
@@ -46,8 +47,9 @@ EXPERIMENT = jaxcnn.Experiment(
 class Program:
     """One compiled step of ours, its state, and its batch on the devices."""
 
-    def __init__(self, name: str, mode: Mode, batch_size: int, dtype: str, devices: int, *, plain: bool) -> None:
-        """Compile it, for random images."""
+    def __init__(self, name: str, mode: Mode, batch_size: int, dtype: str, devices: int, way: Way) -> None:
+        """Compile it, for random images; the plain way is for one device."""
+        devices, plain = 1 if way == "plain" else devices, way == "plain"
         parallel = make_parallel("jit", batch_size, devices=devices)
         model = create(name, dtype=dtype, axis_name=parallel.norm_axis)
         images, labels = jax.random.split(jax.random.key(0))
@@ -64,7 +66,7 @@ class Program:
         state = parallel.place(create_state(model, tx, jax.random.key(0), like))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         if mode == "train":
-            step = make_train_step(model, tx, Classification(), axis_name=parallel.step_axis)
+            step = make_train_step(model, tx, Classification(), remat=way == "remat", axis_name=parallel.step_axis)
             self._kept, self._given, run = _training(parallel, step, state, batch, plain)
         else:
             self._kept, self._given, run = (), (state.variables, batch["image"]), _inference(parallel, model, plain)

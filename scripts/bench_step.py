@@ -29,7 +29,7 @@ import bench_ours
 import bench_tools
 import jax
 import tyro
-from bench_ours import Mode, Program
+from bench_ours import Mode, Program, Way
 from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
 
@@ -71,6 +71,8 @@ class Arguments:
     """How torch runs."""
     plain: bool = False
     """Measure our step under plain jax.jit, too."""
+    remat: bool = False
+    """Measure our training step with rematerialised blocks, too; its memory is in the JSON."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What layers compute in."""
     batch_size: int | None = None
@@ -99,11 +101,8 @@ def mfu(flops: float, seconds: float, dtype: str, device_kind: str, devices: int
 
 def measure(name: str, mode: Mode, batch_size: int, arguments: Arguments, peer: Peer | None) -> dict[str, Any]:
     """Return the row of one model in one mode."""
-    ways = {"ours": False} | ({"plain": True} if arguments.plain else {})
-    made = {
-        way: Program(name, mode, batch_size, arguments.dtype, 1 if plain else arguments.devices, plain=plain)
-        for way, plain in ways.items()
-    }
+    ways: list[Way] = ["ours", *["plain"] * arguments.plain, *["remat"] * (arguments.remat and mode == "train")]
+    made = {way: Program(name, mode, batch_size, arguments.dtype, arguments.devices, way) for way in ways}
     timers = {way: bench_tools.timer(program) for way, program in made.items()}
     errors, numbers = {}, []
     for way in arguments.peers if peer is not None else ():
@@ -149,7 +148,7 @@ def measure(name: str, mode: Mode, batch_size: int, arguments: Arguments, peer: 
 
 def render(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table, one line for each model and mode."""
-    ways = [way for way in ("ours", "plain", "eager", "compile") if any(way in row["seconds"] for row in rows)]
+    ways = [way for way in ("ours", "plain", "remat", "eager", "compile") if any(way in row["seconds"] for row in rows)]
     peers = [way for way in ways if way in ("eager", "compile")]
 
     def shown(value: float | None, form: str) -> str:
@@ -198,7 +197,9 @@ def benchmark(arguments: Arguments) -> None:
         peer = None
         if arguments.torch_python is not None:
             peer = stack.enter_context(closing(Peer(arguments.torch_python, platform, allocator=arguments.allocator)))
-        settings = {option: getattr(arguments, option) for option in ("dtype", "repeats", "devices", "plain", "peers")}
+        settings = {
+            option: getattr(arguments, option) for option in ("dtype", "repeats", "devices", "plain", "remat", "peers")
+        }
         settings |= {"keeps_freed_memory": keeps, "compiler_options": backend.compiler_options(platform)}
         head = {"environment": environment(), "torch": peer and peer.about, "settings": settings}
         results = Results(arguments.out, head, ("model", "mode", "batch_size"))

@@ -1,6 +1,5 @@
 """An experiment ready to run: its blueprint, with the data on the devices and the steps compiled."""
 
-import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,10 +111,10 @@ class Session(Blueprint):
         self._stream = Stream(shuffle_key, len(self.dataset.train), self.experiment.train.batch_size, place)
         self._key_data = place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
 
-    def compiling(self, step: int) -> contextlib.AbstractContextManager[None]:
-        """Compile the training step, which is to go on from `step`, while the block runs."""
-        state = self.abstract_state(self.parallel.replicated)
-        return self.parallel.compiling(self.train_step, state, self.parallel.window({}), self.arguments(step))
+    def compile_meanwhile(self, step: int) -> Callable[[], Any]:
+        """Begin to compile the training step, which is to go on from `step`, and return what waits for that."""
+        state, window = self.abstract_state(self.parallel.replicated), self.parallel.window({})
+        return self.parallel.compile_meanwhile(self.train_step, state, window, self.arguments(step))
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""

@@ -1,6 +1,5 @@
 """One sitting of a run: from where its folder stands."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ class Sitting:
         Args:
           session: in which it is to go on.
           folder: of the run.
-          own_step: the session's own training step is what will be used, and is compiled meanwhile.
+          own_step: the session's own training step is what will be used; it is compiled until `begin` is done.
 
         Raises:
           UsageError: the session's data are not those of the run.
@@ -47,12 +46,12 @@ class Sitting:
         self.reports: list[str] = []
         newest = max(self.checkpoints.steps(), default=0)
         trains = own_step and newest < session.timetable.total_steps
-        with session.compiling(newest) if trains else contextlib.nullcontext():
-            try:
-                like = session.abstract_state(session.parallel.replicated)
-                self.state, values, self.reports = self.checkpoints.restore_newest(like)
-            except LookupError:
-                self.state, values = session.initial_state(), {}
+        self._wait_for_step = session.compile_meanwhile(newest) if trains else lambda: None
+        try:
+            like = session.abstract_state(session.parallel.replicated)
+            self.state, values, self.reports = self.checkpoints.restore_newest(like)
+        except LookupError:
+            self.state, values = session.initial_state(), {}
         try:
             self.position = Position(**values)
         except TypeError as error:
@@ -78,5 +77,6 @@ class Sitting:
                 log = Log(self.folder, self.position.step, tensorboard=self.session.experiment.checkpoint.tensorboard)
         for report in reports:
             shown.say(report)
+        self._wait_for_step()
         started -= self.position.wall_seconds
         return Recorder(self.session, self.folder, self.checkpoints, shown, started, log, seeds)

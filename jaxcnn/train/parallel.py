@@ -140,25 +140,23 @@ class Jit:
 
         return self._jit(run)
 
-    @contextlib.contextmanager
-    def compiling(self, run: Any, *like: Any) -> Iterator[None]:
-        """Trace what `compile_train` returned, and compile it in a thread while the block runs; CPU only.
+    def compile_meanwhile(self, run: Any, *like: Any) -> Callable[[], Any]:
+        """Trace what `compile_train` returned, let a thread compile it, and return what waits for that.
 
-        Its first call finds the program, if its arguments have the types and shardings of `like`. On an accelerator
-        the compiler times kernels to choose between them, which nothing else is to disturb.
+        The first call then finds the program, if its arguments have the types and shardings of `like`. For the CPU
+        alone: for an accelerator the compiler times kernels to choose between them, which nothing is to disturb.
 
         Args:
-          run: the compiled step.
+          run: the step.
           like: its arguments, or `jax.ShapeDtypeStruct`s that stand for them.
         """
         if self.mesh.devices.flat[0].platform != "cpu":
-            yield
-            return
+            return lambda: None
         lowered = run.lower(*like)
-        with ThreadPoolExecutor(max_workers=1) as thread:
-            compiled = thread.submit(lowered.compile)
-            yield
-            compiled.result()
+        thread = ThreadPoolExecutor(max_workers=1)
+        compiled = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
+        return compiled.result
 
     def _jit(self, run: Callable, **kwargs: Any) -> Callable:
         platform = self.mesh.devices.flat[0].platform
@@ -198,10 +196,9 @@ class Pmap(Jit):
         parts = [shard.data[None] for shard in shards]
         return jax.make_array_from_single_device_arrays((len(parts), *parts[0].shape[1:]), self.per_device, parts)
 
-    @contextlib.contextmanager
-    def compiling(self, run: Any, *like: Any) -> Iterator[None]:
-        """Run the block alone: the step, which is several programs, is compiled by its first call."""
-        yield
+    def compile_meanwhile(self, run: Any, *like: Any) -> Callable[[], Any]:
+        """Do nothing: the step is several programs, which its first call compiles."""
+        return lambda: None
 
     def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
         """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""

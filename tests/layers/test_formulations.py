@@ -19,6 +19,7 @@ from jaxcnn.layers.formulations import (
     im2col_forward,
     merged_forward,
     merged_kernel_gradient,
+    patches_kernel_gradient,
     phases_input_gradient,
     product_forward,
     product_input_gradient,
@@ -51,6 +52,7 @@ class Domain(NamedTuple):
     groups: tuple[int, ...] = (1, 2, 3)
     depthwise: bool = False
     most_features: int = 3
+    side_by_side: bool = False
 
 
 ANY = Domain()
@@ -64,6 +66,10 @@ FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
     "product_forward": (product_forward, POINTWISE),
     "product_input_gradient": (product_input_gradient, POINTWISE),
     "product_kernel_gradient": (product_kernel_gradient, POINTWISE),
+    "patches_kernel_gradient": (
+        patches_kernel_gradient,
+        Domain(dilation=1, padded=False, groups=(1,), side_by_side=True),
+    ),
     "rows_kernel_gradient": (rows_kernel_gradient, Domain((2,), strides=1, dilation=1, groups=(1,))),
     "channels_as_positions_kernel_gradient": (
         channels_as_positions_kernel_gradient,
@@ -119,6 +125,7 @@ def problems(draw, domain):
         [pick(fixed, high) for _ in range(dims)]
         for fixed, high in ((domain.window, 4), (domain.strides, 3), (domain.dilation, 2))
     )
+    strides = window if domain.side_by_side else strides
     dilation[-1] = domain.last_dilation or dilation[-1]
     # A transposed convolution with output padding is one with less than no padding at the end.
     edges = [(draw(st.integers(0, 2)), draw(st.integers(-1, 2))) if domain.padded else (0, 0) for _ in range(dims)]
@@ -205,10 +212,11 @@ def test_bfloat16_is_kept_and_summed_in_float32(name):
     dims = 2 if 2 in domain.dims else domain.dims[0]
     groups = domain.groups[-1]
     window = domain.window or 3
-    geometry = Geometry((16,) * dims, (window,) * dims, (1,) * dims, ((0, 0),) * dims, (1,) * dims, groups)
+    strides = window if domain.side_by_side else 1
+    geometry = Geometry((16,) * dims, (window,) * dims, (strides,) * dims, ((0, 0),) * dims, (1,) * dims, groups)
     # 512 or more terms, of examples and positions for the kernel's gradient, else of taps and channels or features.
     kind = kind_of(name)
-    batch = 8 if kind == "kernel_gradient" else 1
+    batch = 32 if kind == "kernel_gradient" else 1
     channels = features = 4 if kind == "kernel_gradient" else 512 // window**dims
     if domain.depthwise:  # which has a term for each tap alone, but for the kernel's gradient
         channels, features = 1, domain.most_features

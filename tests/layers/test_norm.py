@@ -1,8 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
@@ -16,6 +19,7 @@ from jaxcnn.layers import (
     local_response_norm_paper,
     local_response_norm_torch,
 )
+from jaxcnn.layers.norm import batch_norm
 
 
 def images(shape=(8, 5, 4, 6), mean=3.0, std=2.0, seed=0):
@@ -295,3 +299,126 @@ def test_local_response_norm_under_jit_grad_vmap_and_bfloat16():
     assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
     with pytest.raises(UsageError, match="size=0"):
         local_response_norm_paper(x, size=0)
+
+
+# The closed form of the derivative ------------------------------------------------------------------------------------
+
+
+def plain_batch_norm(x, scale, bias, near, epsilon, axis_name=None):
+    """As the paper has it, for JAX to derive."""
+    axes = tuple(range(x.ndim - 1))
+    average = lambda v: jnp.mean(v, axes) if axis_name is None else lax.pmean(jnp.mean(v, axes), axis_name)  # noqa: E731
+    mean = average(x)
+    var = average(jnp.square(x - mean))
+    return (x - mean) / jnp.sqrt(var + epsilon) * scale + bias, mean, var
+
+
+def operands(shape=(4, 3, 2, 5), seed=0):
+    """Return x, scale, bias and the guess of the mean, in float64."""
+    rng = np.random.default_rng(seed)
+    channels = shape[-1]
+    return (rng.normal(3, 2, shape), rng.normal(size=channels), rng.normal(size=channels), rng.normal(3, 1, channels))
+
+
+def curved(norm, *options):
+    """A scalar of all that a norm returns, with derivatives of every order."""
+
+    def loss(x, scale, bias, near):
+        y, mean, var = norm(x, scale, bias, near, 1e-3, *options)
+        return jnp.sum(jnp.sin(y) * y) + jnp.sum(jnp.sin(mean)) + jnp.sum(jnp.sin(var))
+
+    return loss
+
+
+def directions(arguments):
+    return tuple(jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape) for a in arguments)
+
+
+def hessian_vector(norm, *arguments):
+    return jax.jvp(jax.grad(curved(norm), (0, 1, 2)), arguments, directions(arguments))
+
+
+DERIVATIVES = {
+    "values": lambda norm, *a: norm(*a, 1e-3),
+    "gradients": lambda norm, *a: jax.grad(curved(norm), (0, 1, 2))(*a),
+    "gradient of the mean": lambda norm, *a: jax.grad(lambda *a: jnp.sum(jnp.sin(norm(*a, 1e-3)[1])))(*a),
+    "gradient of the variance": lambda norm, *a: jax.grad(lambda *a: jnp.sum(jnp.sin(norm(*a, 1e-3)[2])))(*a),
+    "jvp": lambda norm, *a: jax.jvp(lambda *a: norm(*a, 1e-3), a, directions(a)),
+    "hessian times a vector": hessian_vector,
+    "hessian by the scale": lambda norm, *a: jax.hessian(curved(norm), 1)(*a),
+    "grad of grad": lambda norm, *a: jax.grad(lambda *a: jnp.sum(jnp.square(jax.grad(curved(norm), 0)(*a))), (0, 1))(
+        *a
+    ),
+    "vmap": lambda norm, x, *a: jax.vmap(jax.grad(curved(norm)), (0, None, None, None))(jnp.stack([x, x * x]), *a),
+    "checkpoint": lambda norm, *a: jax.grad(jax.checkpoint(curved(norm)), (0, 1, 2))(*a),
+}
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (6, 5), (3, 4, 2)])
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_the_closed_form_is_the_derivative_of_the_formula(name, shape):
+    derivative = DERIVATIVES[name]
+    with jax.enable_x64(True):
+        arguments = [jnp.asarray(a) for a in operands(shape)]
+        found, expected = jax.jit(lambda *a: [derivative(norm, *a) for norm in (batch_norm, plain_batch_norm)])(
+            *arguments
+        )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == np.float64
+        assert np.abs(b).max() > 1e-3
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
+
+
+def test_the_guess_of_the_mean_changes_no_number_and_has_no_gradient():
+    with jax.enable_x64(True):
+        x, scale, bias, near = map(jnp.asarray, operands())
+        grad = jax.grad(curved(batch_norm), (0, 1, 2, 3))
+        found, other = grad(x, scale, bias, near), grad(x, scale, bias, near * 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, other)
+    assert not np.any(found[3])
+
+
+@pytest.mark.parametrize("over", ["vmap", "shard_map", "shard_map without check_vma"])
+def test_closed_form_over_a_mapped_axis_is_that_of_the_global_batch(over):
+    with jax.enable_x64(True):
+        x, scale, bias, near = map(jnp.asarray, operands((8, 3, 2, 5)))
+        shares = x.reshape(4, 2, *x.shape[1:])
+
+        def share(norm, x, scale, bias, near):
+            """What the share of a device adds to the loss; the statistics' own terms are every device's."""
+            y, mean, var = norm(x, scale, bias, near, 1e-3, "devices")
+            return lax.psum(jnp.sum(jnp.sin(y) * y), "devices") + jnp.sum(jnp.sin(mean)) + jnp.sum(jnp.sin(var))
+
+        def over_all(norm):
+            if over == "vmap":
+                mapped = jax.vmap(partial(share, norm), (0, None, None, None), axis_name="devices")
+                return lambda x, *rest: mapped(x.reshape(shares.shape), *rest)[0]
+            mesh = Mesh(np.array(jax.devices()[:4]), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+            batch, whole = PartitionSpec("devices"), PartitionSpec()
+            return jax.shard_map(
+                partial(share, norm),
+                mesh=mesh,
+                in_specs=(batch, whole, whole, whole),
+                out_specs=whole,
+                check_vma=over == "shard_map",
+            )
+
+        arguments = (x, scale, bias, near)
+        expected = jax.jit(jax.value_and_grad(curved(plain_batch_norm), (0, 1, 2)))(*arguments)
+        found = jax.jit(jax.value_and_grad(over_all(batch_norm), (0, 1, 2)))(*arguments)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8), found, expected)
+        second = jax.jit(lambda *a: jax.jvp(jax.grad(over_all(batch_norm), (0, 1, 2)), a, directions(a))[1])
+        wanted = jax.jit(partial(hessian_vector, plain_batch_norm))(*arguments)[1]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8), second(*arguments), wanted)
+
+
+def test_the_statistics_cross_devices_in_one_message_each_way():
+    mesh = Mesh(np.array(jax.devices()[:4]), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch, whole = PartitionSpec("devices"), PartitionSpec()
+    x, *rest = (jnp.asarray(a, jnp.float32) for a in operands((8, 3, 2, 5)))
+
+    def local(x, scale, bias, near):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(batch_norm(x, scale, bias, near, 1e-3, "devices")[0])))(x)
+
+    sharded = jax.shard_map(local, mesh=mesh, in_specs=(batch, whole, whole, whole), out_specs=batch, check_vma=False)
+    assert jax.jit(sharded).lower(x, *rest).as_text().count("stablehlo.all_reduce") == 2

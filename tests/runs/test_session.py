@@ -48,8 +48,9 @@ def test_a_session_starts_afresh_from_a_state_that_was_donated():
 def test_the_first_step_finds_the_program_compiled_before(devices):
     optim = OptimConfig(name="adamw", learning_rate=0.05)
     found = session(replace(EXPERIMENT, optim=optim), devices=devices, ema_decay=0.9)
-    with found.compiling(0):
-        state, window, arguments = found.initial_state(), found.parallel.window({}), found.arguments(0)
+    wait = found.compile_meanwhile(0)
+    state, window, arguments = found.initial_state(), found.parallel.window({}), found.arguments(0)
+    wait()
     compiled = []
 
     def note(event, seconds, **_):

@@ -34,20 +34,20 @@ def test_mfu(bench):
     assert share("cpu") is None and share("NVIDIA H100 PCIe") is None and share("NVIDIA H200", "float32") is None
 
 
-@pytest.mark.parametrize(("devices", "plain"), [(1, False), (2, False), (1, True)])
-def test_a_training_program_trains(bench, devices, plain):
-    program = bench.Program("lenet5", "train", 8, "float32", devices, plain=plain)
+@pytest.mark.parametrize(("devices", "way"), [(1, "ours"), (2, "ours"), (1, "plain"), (1, "remat")])
+def test_a_training_program_trains(bench, devices, way):
+    program = bench.Program("lenet5", "train", 8, "float32", devices, way)
     assert program.parameters == 61_706 and program.compile_seconds > 0
     results = [program() for _ in range(8)]
-    losses = [float(result["loss"] / 8 if plain else result) for result in results]
+    losses = [float(result["loss"] / 8 if way == "plain" else result) for result in results]
     assert losses[-1] < losses[0]  # one batch again and again
     # Parameters and velocity come in and go out in the same place.
     assert program.peak_bytes >= 2 * 4 * program.parameters
 
 
 def test_an_inference_program_infers(bench):
-    for plain in (False, True):
-        program = bench.Program("lenet5", "inference", 4, "bfloat16", 1, plain=plain)
+    for way in ("ours", "plain"):
+        program = bench.Program("lenet5", "inference", 4, "bfloat16", 1, way)
         first, second = program(), program()
         assert first.shape == (4, 10) and first.dtype == "float32" and (first == second).all()
 
@@ -103,7 +103,7 @@ def test_mistakes(bench):
         with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} is 0: expected at least 1"):
             bench.benchmark(bench.Arguments(**{option: 0}))
     with pytest.raises(UsageError, match="expected 1 to"):
-        bench.Program("lenet5", "train", 8, "float32", len(jax.devices()) + 1, plain=False)
+        bench.Program("lenet5", "train", 8, "float32", len(jax.devices()) + 1, "ours")
 
 
 @pytest.mark.slow

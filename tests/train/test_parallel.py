@@ -242,13 +242,10 @@ class Failing:
         raise RunError("cannot be compiled")
 
 
-def test_what_cannot_be_compiled_meanwhile_is_raised_in_the_end():
-    reached = False
-    with pytest.raises(RunError, match="cannot be compiled"), Jit(jax.devices()[:1]).compiling(Failing()):
-        reached = True
-    assert reached
-    with pytest.raises(Stopped), Jit(jax.devices()[:1]).compiling(Failing()):
-        raise Stopped(signal.SIGTERM)
+def test_what_cannot_be_compiled_meanwhile_is_raised_to_who_waits():
+    wait = Jit(jax.devices()[:1]).compile_meanwhile(Failing())
+    with pytest.raises(RunError, match="cannot be compiled"):
+        wait()
 
 
 def test_view_is_global_and_replicated():

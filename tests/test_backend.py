@@ -1,0 +1,156 @@
+"""Compiler options only where they are known, malloc's settings only where there are any, nothing on import."""
+
+import ctypes
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import backend
+
+NAMES = {"xla_cpu_experimental_onednn_custom_call", "xla_cpu_experimental_ynn_fusion_type"}
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """What has been asked of the compiler is not remembered from one test to the next."""
+    backend._knows.cache_clear()
+    yield
+    backend._knows.cache_clear()
+
+
+def test_the_options_are_the_cpus_alone():
+    assert set(backend.compiler_options("cpu")) <= NAMES
+    assert backend.compiler_options("cuda") == backend.compiler_options("tpu") == {}
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="what jaxlib 0.12 knows")
+def test_jaxlib_knows_the_options():
+    assert set(backend.compiler_options("cpu")) == NAMES
+
+
+def test_what_jaxlib_does_not_know_is_left_out(monkeypatch):
+    known = {"xla_cpu_enable_fast_math": False}
+    monkeypatch.setitem(backend._OPTIONS, "cpu", {"xla_of_next_year": True, **known})
+    assert backend.compiler_options("cpu") == known
+    assert backend.jit(lambda x: x + 1, platform="cpu")(1) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError):  # otherwise this test would show nothing
+        jax.jit(lambda x: x + 1, compiler_options={"xla_of_next_year": True})(1)
+
+
+def test_errors_of_another_kind_are_not_taken_for_an_unknown_option(monkeypatch):
+    def broken(*args, **kwargs):
+        raise ValueError("something else")
+
+    monkeypatch.setattr(jax, "jit", broken)
+    with pytest.raises(ValueError, match="something else"):
+        backend.compiler_options("cpu")
+
+
+def test_jit_compiles_with_the_options_and_passes_the_rest_on(monkeypatch):
+    seen = []
+    real = jax.jit
+    options = backend.compiler_options("cpu")
+
+    def spy(fun, **kwargs):
+        seen.append(kwargs)
+        return real(fun, **kwargs)
+
+    monkeypatch.setattr(jax, "jit", spy)
+    added = backend.jit(lambda x, n: x + n, static_argnums=1, donate_argnums=0)
+    assert seen == [{"compiler_options": options, "static_argnums": 1, "donate_argnums": 0}]
+    assert added(jnp.float32(1), 2) == 3
+    backend.jit(lambda x: x, platform="cuda")
+    assert seen[1] == {"compiler_options": {}}
+
+
+def test_the_numbers_are_those_of_jit():
+    x, kernel = np.random.default_rng(0).normal(size=(2, 8, 8, 16)), np.random.default_rng(1).normal(size=(3, 3, 16, 8))
+
+    def loss(x, kernel):
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.sum(jnp.sin(y))
+
+    arguments = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32)
+    found = backend.jit(jax.grad(loss, (0, 1)))(*arguments)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, jax.grad(loss, (0, 1))(*arguments)
+    )
+
+
+class Libc:
+    """A C library that notes what it is asked for; `mallopt` answers 0 where it fails."""
+
+    def __init__(self, answer):
+        self.calls = []
+        self.answer = answer
+
+    def mallopt(self, parameter, value):
+        self.calls.append((parameter, value))
+        return self.answer
+
+
+@pytest.mark.parametrize(("answer", "kept"), [(1, True), (0, False)])
+def test_malloc_is_told_to_keep_everything(monkeypatch, answer, kept):
+    libc = Libc(answer)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert backend.keep_freed_memory() is kept
+    # M_TRIM_THRESHOLD, M_MMAP_MAX and M_ARENA_MAX of glibc's malloc.h.
+    assert libc.calls == [(-1, -1), (-4, 0), (-8, 1)]
+
+
+def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert backend.keep_freed_memory() is False
+
+
+def test_another_system_is_left_alone(monkeypatch):
+    libc = Libc(1)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert backend.keep_freed_memory() is False
+    assert libc.calls == []
+
+
+IMPORT = """
+import os, sys
+import jax
+from jax._src import xla_bridge
+before = dict(os.environ), dict(jax.config.values)
+import jaxcnn
+import jaxcnn.backend, jaxcnn.layers, jaxcnn.models, jaxcnn.tasks, jaxcnn.data, jaxcnn.runs, jaxcnn.cli
+import jaxcnn.train.loop, jaxcnn.train.parallel, jaxcnn.train.seeds
+assert all(callable(getattr(jaxcnn, name)) for name in jaxcnn.__all__ if name != "weights")
+assert not xla_bridge.backends_are_initialized()
+for was, now in zip(before, (dict(os.environ), dict(jax.config.values)), strict=True):
+    changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+    assert not changed, changed
+assert jaxcnn.backend._knows.cache_info().currsize == 0
+print("nothing changed")
+"""
+
+
+def test_importing_changes_nothing_and_starts_no_backend():
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "nothing changed\n", done.stderr[-3000:]
+
+
+MALLOC = """
+from jaxcnn.backend import keep_freed_memory
+kept = keep_freed_memory()
+assert type(kept) is bool
+import jax.numpy as jnp
+assert float(jnp.ones((512, 512)).sum()) == 512 * 512  # computing goes on
+print(kept)
+"""
+
+
+def test_the_real_c_library():
+    done = subprocess.run([sys.executable, "-c", MALLOC], capture_output=True, text=True, timeout=300)
+    glibc = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mallopt")
+    assert done.stdout == f"{glibc}\n", done.stderr[-3000:]
