@@ -28,7 +28,6 @@ from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_train_step
 
 Mode = Literal["train", "inference"]
-Way = Literal["ours", "plain", "remat"]
 
 # The experiment of `first_step` as a file for the command line.
 _EXPERIMENT = """
@@ -47,7 +46,7 @@ EXPERIMENT = jaxcnn.Experiment(
 class Program:
     """One compiled step of ours, its state, and its batch on the devices."""
 
-    def __init__(self, name: str, mode: Mode, batch_size: int, dtype: str, devices: int, way: Way) -> None:
+    def __init__(self, name: str, mode: Mode, batch_size: int, dtype: str, devices: int, way: str) -> None:
         """Compile it, for random images; the plain way is for one device."""
         devices, plain = 1 if way == "plain" else devices, way == "plain"
         parallel = make_parallel("jit", batch_size, devices=devices)

@@ -29,7 +29,7 @@ import bench_ours
 import bench_tools
 import jax
 import tyro
-from bench_ours import Mode, Program, Way
+from bench_ours import Mode, Program
 from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
 
@@ -101,7 +101,7 @@ def mfu(flops: float, seconds: float, dtype: str, device_kind: str, devices: int
 
 def measure(name: str, mode: Mode, batch_size: int, arguments: Arguments, peer: Peer | None) -> dict[str, Any]:
     """Return the row of one model in one mode."""
-    ways: list[Way] = ["ours", *["plain"] * arguments.plain, *["remat"] * (arguments.remat and mode == "train")]
+    ways: list[str] = ["ours", *["plain"] * arguments.plain, *["remat"] * (arguments.remat and mode == "train")]
     made = {way: Program(name, mode, batch_size, arguments.dtype, arguments.devices, way) for way in ways}
     timers = {way: bench_tools.timer(program) for way, program in made.items()}
     errors, numbers = {}, []
