@@ -65,7 +65,8 @@ def values_of(hint):
 # Fields whose ranges an Experiment checks itself.
 RANGES = {
     "name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,5}", fullmatch=True),
-    "seed": st.integers(0, 2**32 - 1),
+    "seed": st.integers(0, 2**32 - 99),
+    "train.seeds": st.integers(1, 99),
     "train.epochs": st.one_of(st.integers(1, 99), st.floats(0.1, 99)),
     "train.label_smoothing": st.floats(0, 0.9),
     "train.ema_decay": st.one_of(st.none(), st.floats(0.1, 0.9)),
