@@ -1,5 +1,6 @@
 """How programs are compiled on each platform, and what the process does for them; nothing here happens on import."""
 
+import contextlib
 import ctypes
 import math
 import sys
@@ -8,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import jax
-from jax._src.config import persistent_cache_min_compile_time_secs as _saved_if_slower_than
 
 # XLA's CPU compiler (jaxlib 0.12) holds oneDNN's convolutions, which are off by default, and another library's,
 # which are slower for the shapes of convolutional networks: that one is kept for reductions.
@@ -40,14 +40,14 @@ class _NeverSaved:
 
     jaxlib 0.12 has no serial form for oneDNN's convolutions and takes them for something else, which ends in a
     MemoryError at best. JAX writes what took longer to compile than a limit, which is raised here for the duration of
-    a call and for its thread alone; JAX has no public name for that.
+    a call.
     """
 
     def __init__(self, stage: Any) -> None:
         self._stage = stage
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _saved_if_slower_than(math.inf):
+        with _saving_limit(math.inf):
             return self._stage(*args, **kwargs)
 
     def trace(self, *args: Any, **kwargs: Any) -> "_NeverSaved":
@@ -57,7 +57,7 @@ class _NeverSaved:
         return _NeverSaved(self._stage.lower(*args, **kwargs))
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
-        with _saved_if_slower_than(math.inf):
+        with _saving_limit(math.inf):
             return self._stage.compile(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -69,6 +69,15 @@ class _NeverSaved:
 def compiler_options(platform: str) -> dict[str, Any]:
     """Return the options that `jit` compiles with on a platform: those of ours that the installed jaxlib knows."""
     return {name: value for name, value in _OPTIONS.get(platform, {}).items() if _knows(name, value)}
+
+
+try:  # for this thread alone, which jax has no public name for
+    from jax._src.config import persistent_cache_min_compile_time_secs as _saving_limit
+except ImportError:  # another jax: for the process, from now on
+
+    def _saving_limit(seconds: float) -> contextlib.AbstractContextManager:  # type: ignore[misc]
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+        return contextlib.nullcontext()
 
 
 @cache

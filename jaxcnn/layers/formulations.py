@@ -200,7 +200,8 @@ def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry
             seen, part, strides, ends, rhs_dilation=dilation, dimension_numbers=LAYOUTS[dims]
         )
         parts.append(found.reshape(*geometry.window, channels, y.shape[-1]))
-    # Added up apart: XLA (jaxlib 0.12) ends the process where oneDNN cannot add to a convolution what it wants it to.
+    # Added up apart: XLA (jaxlib 0.12) has oneDNN add to a convolution what follows it, and ends the process where
+    # that is more than 32 arrays.
     return parts[0] if len(parts) == 1 else jnp.sum(jnp.stack(parts), axis=0)
 
 

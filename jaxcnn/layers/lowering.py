@@ -2,7 +2,8 @@
 
 `convolve` is a JAX primitive of its own, and so are its two transposes. Each is bilinear, and the transposes of the
 three are again among the three: forward and reverse mode, to any order, need no rule but this. When a program is
-lowered for a platform, `_CPU` below picks a formulation from the shapes; on the others the program is XLA's own.
+lowered for the CPU, the functions `..._on_cpu` below pick a formulation from the shapes, each choice by measurement
+(scripts/bench_conv.py); on other platforms the program is XLA's own.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Max pooling whose gradient is fast on the CPU; elsewhere, and in its numbers, it is XLA's `reduce_window`.
+"""Max pooling whose gradient is fast on the CPU; elsewhere it is XLA's `reduce_window`.
 
 XLA's CPU compiler makes the gradient of a scatter with four index arrays. Here the place of each window's maximum is
 one small integer, and every input position looks at the windows that it lies in.
