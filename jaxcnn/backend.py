@@ -23,7 +23,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def jit(fun: Callable, *, platform: str | None = None, **kwargs: Any) -> Any:
     """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast.
 
-    Programs compiled with such options are not kept in JAX's persistent compilation cache, see `_NeverSaved`.
+    Programs compiled with such options are not kept in JAX's persistent compilation cache, see `_NeverSaved`. JAX
+    takes compiler options for whole programs alone: within another `jit` call `fun` itself.
 
     Args:
       fun: a function of arrays.

@@ -73,7 +73,7 @@ def conv(
         UsageError: for a wrong rank, groups that do not divide, bad padding, an input smaller than a window.
     """
     if lowering not in get_args(Lowering):
-        raise unknown("lowering", lowering, get_args(Lowering))
+        raise unknown("lowering", str(lowering), get_args(Lowering))
     window, dims = kernel.shape[:-2], kernel.ndim - 2
     check_rank("conv", x, dims)
     check_groups(groups, x.shape[-1], kernel.shape[-1])

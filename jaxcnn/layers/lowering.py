@@ -152,11 +152,15 @@ def _primitive(name: str, reference: Formulation, on_cpu: Formulation, *, folds:
         with jax.disable_jit(False):  # one operation is compiled where none are compiled together, as lax's own
             return _compiled(primitive, geometry)(a, b)
 
+    def where_sizes_are_known(a, b, geometry: Geometry):
+        known = all(isinstance(size, int) and size > 0 for size in (*a.shape, *b.shape))
+        return (on_cpu if known else reference)(a, b, geometry)
+
     primitive.def_impl(call)
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, lower(reference))
-    mlir.register_lowering(primitive, lower(on_cpu), platform="cpu")
+    mlir.register_lowering(primitive, lower(where_sizes_are_known), platform="cpu")
     return primitive
 
 

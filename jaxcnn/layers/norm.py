@@ -3,6 +3,7 @@
 Statistics are computed in float32 whatever the input's type, parameters are float32, results are in `dtype`.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -103,7 +104,7 @@ def batch_norm(
         axis_name: mapped axis to average the statistics over; None: there is none.
     """
     axes = tuple(range(x.ndim - 1))
-    flat = x.reshape(-1, x.shape[-1])
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     square = -jnp.mean((flat - near) * (near - flat), 0)
     moments = _averaged([jnp.mean(x - near, axes), square], axis_name)
     mean, var = near + moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
@@ -121,7 +122,7 @@ def _batch_norm_jvp(epsilon: float, axis_name: str | None, primals: tuple, tange
     slope = scale * gain
     per_centred = gain * dscale - slope * jnp.square(gain) * dcovariance
     # (x - mean) * per_centred, whose transpose is the other sum.
-    examples = x.reshape(x.shape[0], -1, x.shape[-1])
+    examples = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     moved = ((examples - near) * per_centred).reshape(x.shape) - (mean - near) * per_centred
     return (y, mean, var), (slope * dx + moved + (dbias - slope * dmean), dmean, 2 * dcovariance)
 

@@ -289,6 +289,9 @@ def _through(eqn: JaxprEqn, operand: int, field: Field) -> Field | None:
     x, y = shapes[operand], shapes[-1]
     if eqn.primitive is _mark and p["like"] is not None:
         return None if p["like"].step is None else field.stepped(*p["like"].step)
+    if name == "conv_general_dilated":  # of a layer that is not ours
+        kernel = shapes[1][p["dimension_numbers"].rhs_spec[2]]
+        return field.through(kernel, p["window_strides"][0], p["rhs_dilation"][0], p["lhs_dilation"][0])
     if name == "convolve":
         where = p["geometry"]
         return field.through(where.window[0], where.strides[0], where.dilation[0])
