@@ -21,6 +21,7 @@ from jaxcnn.models import MODELS, create
 from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.tasks import Classification
+from jaxcnn.train.compiled import memory
 from jaxcnn.train.optim import OptimConfig, make_optimizer
 from jaxcnn.train.parallel import Jit, make_parallel
 from jaxcnn.train.schedules import ScheduleConfig
@@ -82,11 +83,7 @@ class Program:
     @property
     def peak_bytes(self) -> int | None:
         """Peak memory of the program on each device; None where the compiler does not say."""
-        memory = self._compiled.memory_analysis()
-        if memory is None:
-            return None
-        used = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-        return used - memory.alias_size_in_bytes
+        return None if self._compiled.memory_analysis() is None else memory(self._compiled).peak
 
 
 def _training(parallel: Jit, step: Callable, state: TrainState, batch: Any, plain: bool) -> tuple[tuple, tuple, Any]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -94,11 +95,6 @@ def xla_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 
 
 # Matrix products -----------------------------------------------------------------------------------------------------
-
-
-def product_forward(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Return a pointwise convolution as one matrix product."""
-    return _dot(_strided(x, geometry), kernel.reshape(kernel.shape[-2:]), ((x.ndim - 1,), (0,)))
 
 
 def product_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -224,12 +220,7 @@ def channels_as_dimension_kernel_gradient(x: Array, y: Array, geometry: Geometry
     return kernel[0]
 
 
-def phases_input_gradient(
-    y: Array,
-    kernel: Array,
-    geometry: Geometry,
-    unstrided: Callable[[Array, Array, Geometry], Array] = xla_input_gradient,
-) -> Array:
+def phases_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
     """Return a strided convolution's gradient by its input as interleaved gradients of unstrided ones.
 
     Input positions that lie at the same distance from the last window before them, a phase, meet the same taps: every
@@ -248,10 +239,11 @@ def phases_input_gradient(
         ones = (1,) * len(window)
         # The input of an unstrided convolution with y as its output, zeros up to the common number of blocks.
         reached = tuple(o + w - 1 for o, w in zip(geometry.outputs, window, strict=True))
-        part = unstrided(y, taps, Geometry(reached, window, ones, ((0, 0),) * len(window), ones, geometry.groups))
+        where = Geometry(reached, window, ones, ((0, 0),) * len(window), ones, geometry.groups)
+        part = xla_input_gradient(y, taps, where)
         ends = [(0, b - r, 0) for b, r in zip(blocks, reached, strict=True)]
         phases.append(lax.pad(part, _zero(part.dtype), [(0, 0, 0), *ends, (0, 0, 0)]))
-    return _cropped(_interleaved(phases, geometry.strides), geometry)
+    return cropped(_interleaved(phases, geometry.strides), geometry.sizes, geometry.padding)
 
 
 def _interleaved(phases: Sequence[Array], strides: Sequence[int]) -> Array:
@@ -262,15 +254,6 @@ def _interleaved(phases: Sequence[Array], strides: Sequence[int]) -> Array:
         phases = [jnp.stack(group, axis=axis + 2) for group in grouped]
         phases = [p.reshape(*p.shape[: axis + 1], -1, *p.shape[axis + 3 :]) for p in phases]
     return phases[0]
-
-
-def _cropped(x: Array, geometry: Geometry) -> Array:
-    """Return the input's positions of an array that begins with the padding; those after its end are zero."""
-    ends = [
-        (-lo, size + lo - found, 0)
-        for size, (lo, _), found in zip(geometry.sizes, geometry.padding, x.shape[1:-1], strict=True)
-    ]
-    return lax.pad(x, _zero(x.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
 
 
 # Each channel for itself ---------------------------------------------------------------------------------------------
@@ -302,22 +285,18 @@ def shifts_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
             )
         )
         return shifts_forward(y, flipped, geometry._replace(sizes=geometry.outputs, padding=edges))
-    dims, strides = len(geometry.window), geometry.strides
+    strides = geometry.strides
     reach = [-(-w // s) for w, s in zip(geometry.window, strides, strict=True)]
     ends = [(0, n * s - w, 0) for n, s, w in zip(reach, strides, geometry.window, strict=True)]
     taps = lax.pad(kernel[..., 0, :], _zero(kernel.dtype), [*ends, (0, 0, 0)])
     taps = taps.reshape(*[size for pair in zip(reach, strides, strict=True) for size in pair], -1)
-    apart = [2 + 2 * axis for axis in range(dims)]
     total = jnp.zeros((), _summed_in(y.dtype))
     for before in itertools.product(*map(range, reach)):
-        ends = [(0, 0, 0), *[(d, n - 1 - d, 0) for d, n in zip(before, reach, strict=True)], (0, 0, 0)]
-        given = jnp.expand_dims(lax.pad(y, _zero(y.dtype), ends), apart)  # [batch, blocks, 1, blocks, 1, channels]
+        given = blocks_after(y, before, reach, _zero(y.dtype))
         weights = taps[tuple(i for d in before for i in (d, slice(None)))]  # [*strides, channels]
         weights = weights.reshape(*[size for s in strides for size in (1, s)], -1)
         total = total + _wide(given) * _wide(weights)
-    total = total.astype(y.dtype)
-    x = total.reshape(y.shape[0], *[total.shape[1 + 2 * a] * strides[a] for a in range(dims)], y.shape[-1])
-    return _cropped(x, geometry)
+    return cropped(joined_blocks(total.astype(y.dtype)), geometry.sizes, geometry.padding)
 
 
 def shifts_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
@@ -432,6 +411,30 @@ def window_slices(
         start = [t * d for t, d in zip(tap, dilation, strict=True)]
         limit = [b + (o - 1) * s + 1 for b, o, s in zip(start, outputs, strides, strict=True)]
         yield lax.slice(padded, (0, *start, 0), (batch, *limit, channels), (1, *strides, 1))
+
+
+def blocks_after(y: Array, before: Sequence[int], reach: Sequence[int], beyond: Array | np.ndarray) -> Array:
+    """Return, for each block of input positions, the output `before` blocks earlier: [batch, blocks, 1, ..., channels].
+
+    Args:
+        y: the outputs, one per block in each dimension.
+        before: how many blocks earlier, per dimension.
+        reach: how many blocks a window reaches over, per dimension.
+        beyond: what stands for outputs that there are not.
+    """
+    ends = [(0, 0, 0), *[(d, n - 1 - d, 0) for d, n in zip(before, reach, strict=True)], (0, 0, 0)]
+    return jnp.expand_dims(lax.pad(y, beyond, ends), [2 + 2 * axis for axis in range(len(reach))])
+
+
+def joined_blocks(x: Array) -> Array:
+    """Return [batch, blocks, positions of a block, ..., channels] with the positions of all blocks in a row."""
+    return x.reshape(x.shape[0], *[x.shape[a] * x.shape[a + 1] for a in range(1, x.ndim - 1, 2)], x.shape[-1])
+
+
+def cropped(x: Array, sizes: Sequence[int], padding: Sequence[Edges]) -> Array:
+    """Return the input's positions of an array that begins with the padding; those after its end are zero."""
+    ends = [(-lo, size + lo - found, 0) for size, (lo, _), found in zip(sizes, padding, x.shape[1:-1], strict=True)]
+    return lax.pad(x, _zero(x.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
 
 
 def _strided(x: Array, geometry: Geometry) -> Array:

@@ -17,7 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Num
 
-from jaxcnn.layers.formulations import window_slices
+from jaxcnn.layers.formulations import blocks_after, cropped, joined_blocks, window_slices
 from jaxcnn.layers.geometry import Edges
 
 
@@ -76,8 +76,8 @@ def _cpu_max(x: Array, windows: Windows) -> Array:
 
 def _first_largest(x: Array, windows: Windows) -> Array:
     """Return the tap at which each window's largest value lies, the first of equal ones."""
-    largest = _cpu_max(x, windows)
     taps = list(_seen(x, windows, _lowest(x.dtype)))
+    largest = functools.reduce(jnp.maximum, taps)
     dtype = np.int8 if len(taps) <= 127 else np.int32
     index = jnp.full(largest.shape, len(taps) - 1, dtype)
     for tap in reversed(range(len(taps) - 1)):  # "Not less": where the largest is NaN, one of them gets the gradient.
@@ -100,24 +100,16 @@ def _cpu_placed(dy: Array, x: Array, windows: Windows) -> Array:
     and reaches into the next few: position p of block b is tap strides * d + p of the window d blocks before.
     """
     index = _first_largest(x, windows)
-    dims, strides = len(windows.window), windows.strides
     reach = [-(-w // s) for w, s in zip(*windows[:2], strict=True)]
     total = jnp.zeros((), dy.dtype)
     for before in itertools.product(*map(range, reach)):
-        ends = [(0, 0, 0), *[(d, n - 1 - d, 0) for d, n in zip(before, reach, strict=True)], (0, 0, 0)]
-        taps = _taps_of_block(windows, before).astype(index.dtype)
         # [batch, blocks, 1, blocks, 1, channels] against [strides, 1, strides, 1] and so on.
-        apart = [1 + 2 * axis + 1 for axis in range(dims)]
-        largest = jnp.expand_dims(lax.pad(index, index.dtype.type(-1), ends), apart)
-        given = jnp.expand_dims(lax.pad(dy, np.zeros((), dy.dtype), ends), apart)
-        taps = taps.reshape(*[size for s in strides for size in (s, 1)])
+        largest = blocks_after(index, before, reach, index.dtype.type(-1))
+        given = blocks_after(dy, before, reach, np.zeros((), dy.dtype))
+        taps = _taps_of_block(windows, before).astype(index.dtype)
+        taps = taps.reshape(*[size for s in windows.strides for size in (s, 1)])
         total = total + jnp.where(largest == taps, given, jnp.zeros((), dy.dtype))
-    dx = total.reshape(x.shape[0], *[total.shape[1 + 2 * a] * strides[a] for a in range(dims)], x.shape[-1])
-    ends = [
-        (-lo, size + lo - found, 0)
-        for size, (lo, _), found in zip(x.shape[1:-1], windows.padding, dx.shape[1:-1], strict=True)
-    ]
-    return lax.pad(dx, np.zeros((), dx.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
+    return cropped(joined_blocks(total), x.shape[1:-1], windows.padding)
 
 
 def _taps_of_block(windows: Windows, before: tuple[int, ...]) -> np.ndarray:

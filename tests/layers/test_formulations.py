@@ -21,7 +21,6 @@ from jaxcnn.layers.formulations import (
     merged_kernel_gradient,
     patches_kernel_gradient,
     phases_input_gradient,
-    product_forward,
     product_input_gradient,
     product_kernel_gradient,
     rows_kernel_gradient,
@@ -63,7 +62,6 @@ DEPTHWISE = Domain(groups=(1, 3, 4), depthwise=True)
 WIDE_GROUPS = Domain(groups=(2, 4))
 
 FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
-    "product_forward": (product_forward, POINTWISE),
     "product_input_gradient": (product_input_gradient, POINTWISE),
     "product_kernel_gradient": (product_kernel_gradient, POINTWISE),
     "patches_kernel_gradient": (
