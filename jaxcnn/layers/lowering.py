@@ -18,9 +18,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from jaxcnn.layers import formulations
-from jaxcnn.layers.formulations import Geometry
-
-Formulation = Callable[[Array, Array, Geometry], Array]
+from jaxcnn.layers.formulations import Formulation, Geometry, trimmed
 
 
 def convolve(
@@ -174,12 +172,20 @@ def _plain(aval) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
-_forward = _primitive("convolve", formulations.xla_forward, _forward_on_cpu, folds=True)
+_forward = _primitive(
+    "convolve", formulations.xla_forward, trimmed(_forward_on_cpu, ("sizes", "window"), "outputs"), folds=True
+)
 _input_gradient = _primitive(
-    "convolve_input_gradient", formulations.xla_input_gradient, _input_gradient_on_cpu, folds=True
+    "convolve_input_gradient",
+    formulations.xla_input_gradient,
+    trimmed(_input_gradient_on_cpu, ("outputs", "window"), "sizes"),
+    folds=True,
 )
 _kernel_gradient = _primitive(
-    "convolve_kernel_gradient", formulations.xla_kernel_gradient, _kernel_gradient_on_cpu, folds=False
+    "convolve_kernel_gradient",
+    formulations.xla_kernel_gradient,
+    trimmed(_kernel_gradient_on_cpu, ("sizes", "outputs"), "window"),
+    folds=False,
 )
 
 ad.defbilinear(

@@ -27,6 +27,7 @@ from jaxcnn.layers.formulations import (
     shifts_forward,
     shifts_input_gradient,
     shifts_kernel_gradient,
+    trimmed,
     xla_forward,
     xla_input_gradient,
     xla_kernel_gradient,
@@ -47,7 +48,7 @@ class Domain(NamedTuple):
     strides: int | None = None
     dilation: int | None = None
     last_dilation: int | None = None
-    padded: bool = True
+    most_padding: int = 2
     groups: tuple[int, ...] = (1, 2, 3)
     depthwise: bool = False
     most_features: int = 3
@@ -56,17 +57,18 @@ class Domain(NamedTuple):
 
 ANY = Domain()
 ONE_GROUP = Domain(groups=(1,))
-POINTWISE = Domain(window=1, padded=False, groups=(1,))
+POINTWISE = Domain(window=1, most_padding=0, groups=(1,))
 DENSE = Domain(dilation=1)
 DEPTHWISE = Domain(groups=(1, 3, 4), depthwise=True)
 WIDE_GROUPS = Domain(groups=(2, 4))
+WIDELY_PADDED = Domain(most_padding=7)
 
 FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
     "product_input_gradient": (product_input_gradient, POINTWISE),
     "product_kernel_gradient": (product_kernel_gradient, POINTWISE),
     "patches_kernel_gradient": (
         patches_kernel_gradient,
-        Domain(dilation=1, padded=False, groups=(1,), side_by_side=True),
+        Domain(dilation=1, most_padding=0, groups=(1,), side_by_side=True),
     ),
     "rows_kernel_gradient": (rows_kernel_gradient, Domain((2,), strides=1, dilation=1, groups=(1,))),
     "channels_as_positions_kernel_gradient": (
@@ -93,6 +95,9 @@ FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
     "merged_forward": (partial(merged_forward, dense=xla_forward, width=2), WIDE_GROUPS),
     "merged_kernel_gradient": (partial(merged_kernel_gradient, dense=xla_kernel_gradient, width=2), WIDE_GROUPS),
     "im2col_forward": (im2col_forward, ANY),
+    "trimmed forward": (trimmed(xla_forward, ("sizes", "window"), "outputs"), WIDELY_PADDED),
+    "trimmed input_gradient": (trimmed(xla_input_gradient, ("outputs", "window"), "sizes"), WIDELY_PADDED),
+    "trimmed kernel_gradient": (trimmed(xla_kernel_gradient, ("sizes", "outputs"), "window"), WIDELY_PADDED),
 }
 # Where the random geometries of the domain above would seldom lead: convolutions that networks have.
 STEM = Geometry((15, 14), (5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1), 1)
@@ -126,7 +131,8 @@ def problems(draw, domain):
     strides = window if domain.side_by_side else strides
     dilation[-1] = domain.last_dilation or dilation[-1]
     # A transposed convolution with output padding is one with less than no padding at the end.
-    edges = [(draw(st.integers(0, 2)), draw(st.integers(-1, 2))) if domain.padded else (0, 0) for _ in range(dims)]
+    most = domain.most_padding
+    edges = [(draw(st.integers(0, most)), draw(st.integers(-1, most))) if most else (0, 0) for _ in range(dims)]
     sizes = [
         max(1, d * (w - 1) + 1 - lo - hi) + draw(st.integers(0, 4))
         for w, d, (lo, hi) in zip(window, dilation, edges, strict=True)
@@ -146,7 +152,11 @@ def problems(draw, domain):
 def check(name, geometry, batch, channels, features, seed=0):
     """Assert that a formulation gives XLA's numbers in float64."""
     formulation, kind = FORMULATIONS[name][0], kind_of(name)
-    both = jax.jit(lambda a, b: (formulation(a, b, geometry=geometry), REFERENCES[kind](a, b, geometry)))
+    both = jax.jit(
+        lambda a, b: (formulation(a, b, geometry=geometry), REFERENCES[kind](a, b, geometry)),
+        # XLA's simplifier (jaxlib 0.12) ends the process for some gradients of one channel and one feature.
+        compiler_options={"xla_disable_hlo_passes": "algsimp"},
+    )
     with jax.enable_x64(True):
         found, expected = both(*operands(kind, geometry, batch, channels, features, seed))
     assert found.dtype == expected.dtype == np.float64
@@ -246,4 +256,4 @@ def test_every_formulation_is_here():
         if callable(f) and getattr(f, "__module__", "") == (formulations.__name__)
     }
     computing = {name for name in functions if name.endswith(tuple(REFERENCES)) and not name.startswith("xla")}
-    assert computing == {name.split(",")[0] for name in FORMULATIONS}
+    assert computing == {name.split(",")[0] for name in FORMULATIONS if not name.startswith("trimmed")}

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import jaxcnn.models
+from jaxcnn import backend
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import Conv, conv, conv_transpose, formulations, lowering
 from jaxcnn.layers.formulations import LAYOUTS
@@ -40,6 +41,11 @@ CASES = {
     "depthwise, large window": ((9, 8), 3, (5, 4), 3, (2, 2), ((2, 2), (1, 1)), (1, 1), 3),
     "depthwise, two features a channel": ((6, 5), 4, (3, 3), 8, (2, 2), ((1, 1), (1, 1)), (1, 1), 4),
     "depthwise, strided and dilated": ((9, 8), 3, (3, 2), 3, (2, 2), ((2, 1), (1, 1)), (2, 1), 3),
+    "padding wider than the window": ((7, 3), 16, (3, 1), 32, (1, 1), ((1, 1), (2, 4)), (1, 1), 1),
+    "padding wider than the window, strided": ((2, 1), 1, (1, 1), 32, (2, 2), ((2, 3), (4, 3)), (1, 1), 1),
+    "window wider than the input": ((1, 1), 28, (1, 3), 32, (1, 1), ((0, 0), (1, 1)), (1, 1), 1),
+    "window farther apart than the input": ((2, 1), 4, (3, 3), 16, (1, 1), ((4, 4), (1, 1)), (4, 1), 1),
+    "one column of outputs": ((7, 2), 1, (2, 2), 8, (1, 3), ((1, 1), (0, 0)), (1, 1), 1),
     "1-D": ((9,), 5, (3,), 4, (2,), ((2, 0),), (1,), 1),
     "3-D": ((4, 5, 3), 3, (2, 2, 2), 4, (2, 1, 1), ((1, 0), (0, 1), (1, 1)), (1, 1, 2), 1),
 }
@@ -99,6 +105,27 @@ def test_values_and_derivatives_of_first_and_second_order(case):
 def test_grouped_convolutions_with_and_without_a_compiler_that_has_fast_ones(case, fast, monkeypatch):
     monkeypatch.setattr(lowering, "_FAST_GROUPS", fast)
     same(derivatives, case)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_as_our_own_jit_compiles_it(case):
+    ours, plain, x, kernel = problem(case, np.float32)
+    # oneDNN, where the compiler has it, multiplies its results by a number itself, which is where it goes wrong.
+    scaled = lambda f: lambda x, kernel: -2 * f(x, kernel)  # noqa: E731
+
+    def all_three(f, x, kernel):
+        y, transpose = jax.vjp(scaled(f), x, kernel)
+        return y, *(-2 * gradient for gradient in transpose(y))
+
+    found, expected = (jit(partial(all_three, f))(x, kernel) for jit, f in ((backend.jit, ours), (jax.jit, plain)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-2), found, expected)
+
+
+def test_a_convolution_that_meets_padding_alone_is_zero():
+    x, kernel = np.ones((2, 1, 3, 4), np.float32), np.ones((2, 2, 4, 16), np.float32)
+    summed = lambda x, kernel: jnp.sum(conv(x, kernel, padding=1, kernel_dilation=(2, 1)))  # noqa: E731
+    for found in jax.tree.leaves(backend.jit(jax.value_and_grad(summed, (0, 1)))(x, kernel)):
+        np.testing.assert_array_equal(found, 0)
 
 
 def per_example(f, x, kernel):
