@@ -112,6 +112,7 @@ def batch_norm(
 
 
 @batch_norm.defjvp
+@partial(jax.jit, static_argnums=(0, 1), inline=True)  # traced once for all of one shape
 def _batch_norm_jvp(epsilon: float, axis_name: str | None, primals: tuple, tangents: tuple) -> tuple:
     x, scale, _, near = primals
     dx, dscale, dbias, _ = tangents

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.extend.core import Var
 
 from jaxcnn.models.resnet import resnet20, resnet50
 from jaxcnn.tasks import Classification
@@ -55,9 +56,22 @@ def activations(model, state, data):
         return jax.vjp(loss_of, params)[1]
 
     jaxpr = jax.make_jaxpr(kept)(state.params, state.batch_stats, data).jaxpr
-    made = {var: eqn.primitive.name for eqn in jaxpr.eqns for var in eqn.outvars}
+    made = operations(jaxpr)
     arrays = {var for var in jaxpr.outvars if made.get(var, "broadcast_in_dim") != "broadcast_in_dim"}
     return [(var.aval, made[var]) for var in arrays if var.aval.dtype != jnp.bool]
+
+
+def operations(jaxpr):
+    """Return the name of the operation that each variable is from, within calls too."""
+    made = {}
+    for eqn in jaxpr.eqns:
+        made |= dict.fromkeys(eqn.outvars, eqn.primitive.name)
+        if eqn.primitive.name == "jit":
+            inner = eqn.params["jaxpr"].jaxpr
+            results = zip(eqn.outvars, inner.outvars, strict=True)
+            within = operations(inner)
+            made |= {var: within[x] for var, x in results if isinstance(x, Var) and x in within}
+    return made
 
 
 def test_the_parts():
