@@ -51,29 +51,29 @@ def materialised(x: Array) -> Array:
 # The choice ----------------------------------------------------------------------------------------------------------
 
 
-# Whether the compiler has oneDNN's convolutions, whose grouped ones are fast; XLA's own take a hundred times as long.
-_FAST_GROUPS = jax.__version_info__ >= (0, 12)
+# Whether the compiler has oneDNN's convolutions. XLA's own grouped ones take a hundred times as long.
+_ONEDNN = jax.__version_info__ >= (0, 12)
 
 
 def _forward_on_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    if geometry.groups > 1 and not _FAST_GROUPS:
+    if geometry.groups > 1 and not _ONEDNN:
         if kernel.shape[-2] == 1:
             return formulations.shifts_forward(x, kernel, geometry)
-        width = _groups_at_once(geometry.groups, kernel.shape[-2])
+        width = _groups_at_once(geometry.groups, kernel.shape[-2], 16)
         return formulations.merged_forward(x, kernel, geometry, formulations.xla_forward, width)
     return formulations.xla_forward(x, kernel, geometry)
 
 
-def _groups_at_once(groups: int, channels: int) -> int:
-    """Return how many groups of so many channels to merge: up to 16 channels in all."""
-    return max(w for w in (1, 2, 4, 8) if groups % w == 0 and (w == 1 or w * channels <= 16))
+def _groups_at_once(groups: int, channels: int, most: int) -> int:
+    """Return how many groups of so many channels to merge, up to so many channels in all."""
+    return max(w for w in (1, 2, 4, 8) if groups % w == 0 and (w == 1 or w * channels <= most))
 
 
 def _input_gradient_on_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
     if geometry.pointwise:
         return formulations.product_input_gradient(y, kernel, geometry)
     depthwise = geometry.groups == y.shape[-1] and kernel.shape[-2] == 1
-    if depthwise and geometry.unit_strides and not _FAST_GROUPS:
+    if depthwise and geometry.unit_strides and not _ONEDNN:
         return formulations.shifts_input_gradient(y, kernel, geometry)
     if not geometry.unit_strides and geometry.dense:
         if depthwise and math.prod(geometry.window) <= 9:
@@ -94,7 +94,7 @@ def _kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
     channels = x.shape[-1] // geometry.groups
     if channels == 1:
         return formulations.shifts_kernel_gradient(x, y, geometry)
-    width = _groups_at_once(geometry.groups, channels)
+    width = _groups_at_once(geometry.groups, channels, 16 if geometry.unit_strides else 32)
     return formulations.merged_kernel_gradient(x, y, geometry, _dense_kernel_gradient_on_cpu, width)
 
 
@@ -102,6 +102,8 @@ def _dense_kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Arr
     tiny = x.shape[-1] * y.shape[-1] <= 16
     if tiny and len(geometry.window) == 2 and geometry.unit_strides and geometry.dense:
         return formulations.rows_kernel_gradient(x, y, geometry)
+    if _ONEDNN and math.prod(geometry.window) * x.shape[-1] <= 40 and y.shape[-1] >= 24:
+        return formulations.columns_kernel_gradient(x, y, geometry)
     if geometry.dilation[-1] == 1:
         # Where y is larger than the caches, and read again for many channels or in leaps.
         large = y.size > 2**23 and (x.shape[-1] >= 256 or not geometry.unit_strides)

@@ -16,6 +16,7 @@ from jaxcnn.layers.formulations import (
     Geometry,
     channels_as_dimension_kernel_gradient,
     channels_as_positions_kernel_gradient,
+    columns_kernel_gradient,
     im2col_forward,
     merged_forward,
     merged_kernel_gradient,
@@ -83,6 +84,7 @@ FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
         partial(channels_as_positions_kernel_gradient, rows=2),
         ONE_GROUP._replace(last_dilation=1),
     ),
+    "columns_kernel_gradient": (columns_kernel_gradient, ONE_GROUP),
     "channels_as_dimension_kernel_gradient": (
         channels_as_dimension_kernel_gradient,
         ONE_GROUP._replace(dims=(1, 2)),

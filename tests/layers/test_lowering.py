@@ -30,6 +30,7 @@ from jaxcnn.train.step import make_train_step
 CASES = {
     "dense": ((7, 6), 5, (3, 3), 4, (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "few channels": ((7, 6), 2, (3, 3), 4, (1, 1), ((1, 1), (0, 1)), (1, 1), 1),
+    "few channels, many features": ((7, 8), 3, (3, 3), 24, (2, 2), ((1, 1), (0, 1)), (1, 1), 1),
     "strided": ((8, 7), 5, (3, 3), 4, (2, 2), ((1, 1), (0, 1)), (1, 1), 1),
     "dilated": ((7, 6), 5, (3, 2), 4, (1, 1), ((2, 2), (1, 1)), (2, 2), 1),
     "strided and dilated": ((9, 7), 5, (3, 2), 4, (2, 1), ((2, 2), (1, 1)), (2, 2), 1),
@@ -103,7 +104,7 @@ def test_values_and_derivatives_of_first_and_second_order(case):
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case][-1] > 1])
 @pytest.mark.parametrize("fast", [False, True])
 def test_grouped_convolutions_with_and_without_a_compiler_that_has_fast_ones(case, fast, monkeypatch):
-    monkeypatch.setattr(lowering, "_FAST_GROUPS", fast)
+    monkeypatch.setattr(lowering, "_ONEDNN", fast)
     same(derivatives, case)
 
 
