@@ -102,7 +102,8 @@ def _dense_kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Arr
     tiny = x.shape[-1] * y.shape[-1] <= 16
     if tiny and len(geometry.window) == 2 and geometry.unit_strides and geometry.dense:
         return formulations.rows_kernel_gradient(x, y, geometry)
-    if _ONEDNN and math.prod(geometry.window) * x.shape[-1] <= 40 and y.shape[-1] >= 24:
+    few = math.prod(geometry.window) * x.shape[-1] <= 36
+    if _ONEDNN and few and y.shape[-1] >= 16 and y.size > 2**20:
         return formulations.columns_kernel_gradient(x, y, geometry)
     if geometry.dilation[-1] == 1:
         # Where y is larger than the caches, and read again for many channels or in leaps.
