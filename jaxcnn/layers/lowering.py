@@ -7,8 +7,7 @@ lowered for the CPU, the functions `..._on_cpu` below pick a formulation from th
 """
 
 import math
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import formulations
 from jaxcnn.layers.formulations import Formulation, Geometry, trimmed
+from jaxcnn.layers.primitives import platform_primitive
 
 
 def convolve(
@@ -127,69 +127,35 @@ def _bind(primitive: Primitive, a: Array, b: Array, geometry: Geometry) -> Array
     return primitive.bind(a, b, geometry=geometry)
 
 
-def _primitive(name: str, reference: Formulation, on_cpu: Formulation, *, folds: bool) -> Primitive:
-    """Return a primitive that does what `reference` does.
-
-    `folds`: the first operand's batch is the result's, so that a mapped axis of it alone joins the batch.
-    """
-    primitive = Primitive(name)
-
-    def abstract(a, b, *, geometry: Geometry):
-        out = jax.eval_shape(lambda a, b: reference(a, b, geometry), *map(_plain, (a, b)))
-        return a.update(shape=out.shape, dtype=out.dtype, weak_type=False)
-
-    def batch(operands, axes, *, geometry: Geometry):
-        (a, b), (a_axis, b_axis) = operands, axes
-        if folds and b_axis is None:
-            a = jnp.moveaxis(a, a_axis, 0)
-            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
-            return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-        return jax.vmap(lambda a, b: reference(a, b, geometry), axes)(a, b), 0
-
-    def lower(formulation: Formulation) -> Callable:
-        return mlir.lower_fun(lambda a, b, *, geometry: formulation(a, b, geometry), multiple_results=False)
-
-    def call(a, b, *, geometry: Geometry):
-        with jax.disable_jit(False):  # one operation is compiled where none are compiled together, as lax's own
-            return _compiled(primitive, geometry)(a, b)
-
-    def where_sizes_are_known(a, b, geometry: Geometry):
-        known = all(isinstance(size, int) and size > 0 for size in (*a.shape, *b.shape))
-        return (on_cpu if known else reference)(a, b, geometry)
-
-    primitive.def_impl(call)
-    primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, lower(reference))
-    mlir.register_lowering(primitive, lower(where_sizes_are_known), platform="cpu")
-    return primitive
+def _batched(primitive: Primitive, reference: Formulation, folds: bool, operands, axes, *, geometry: Geometry):
+    """Map a primitive over an axis. `folds`: the first operand's batch is the result's, which the axis may join."""
+    (a, b), (a_axis, b_axis) = operands, axes
+    if folds and b_axis is None:
+        a = jnp.moveaxis(a, a_axis, 0)
+        out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
+        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+    return jax.vmap(lambda a, b: reference(a, b, geometry), axes)(a, b), 0
 
 
-@cache
-def _compiled(primitive: Primitive, geometry: Geometry) -> Callable:
-    """Return what a call outside of `jit` runs."""
-    return jax.jit(partial(primitive.bind, geometry=geometry))
-
-
-def _plain(aval) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-
-
-_forward = _primitive(
-    "convolve", formulations.xla_forward, trimmed(_forward_on_cpu, ("sizes", "window"), "outputs"), folds=True
+_forward = platform_primitive(
+    "convolve", formulations.xla_forward, trimmed(_forward_on_cpu, ("sizes", "window"), "outputs")
 )
-_input_gradient = _primitive(
+_input_gradient = platform_primitive(
     "convolve_input_gradient",
     formulations.xla_input_gradient,
     trimmed(_input_gradient_on_cpu, ("outputs", "window"), "sizes"),
-    folds=True,
 )
-_kernel_gradient = _primitive(
+_kernel_gradient = platform_primitive(
     "convolve_kernel_gradient",
     formulations.xla_kernel_gradient,
     trimmed(_kernel_gradient_on_cpu, ("sizes", "outputs"), "window"),
-    folds=False,
 )
+for _primitive, _reference, _folds in (
+    (_forward, formulations.xla_forward, True),
+    (_input_gradient, formulations.xla_input_gradient, True),
+    (_kernel_gradient, formulations.xla_kernel_gradient, False),
+):
+    batching.primitive_batchers[_primitive] = partial(_batched, _primitive, _reference, _folds)
 
 ad.defbilinear(
     _forward,

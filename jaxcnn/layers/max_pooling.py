@@ -6,7 +6,7 @@ one small integer, and every input position looks at the windows that it lies in
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 from jaxtyping import Array, Num
 
 from jaxcnn.layers.formulations import blocks_after, cropped, joined_blocks, window_slices
 from jaxcnn.layers.geometry import Edges
+from jaxcnn.layers.primitives import platform_primitive
 
 
 class Windows(NamedTuple):
@@ -125,36 +126,20 @@ def _taps_of_block(windows: Windows, before: tuple[int, ...]) -> np.ndarray:
 # The primitives ------------------------------------------------------------------------------------------------------
 
 
-def _primitive(name: str, by_xla: Callable, on_cpu: Callable) -> Primitive:
-    """Return a primitive of arrays with a common batch axis in front."""
-    primitive = Primitive(name)
-
-    def abstract(*avals, windows: Windows):
-        plain = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-        out = jax.eval_shape(functools.partial(by_xla, windows=windows), *plain)
-        return avals[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
-
-    def batch(operands, axes, *, windows: Windows):
-        (count,) = {x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None}
-        operands = [batching.bdim_at_front(x, axis, count) for x, axis in zip(operands, axes, strict=True)]
-        out = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in operands), windows=windows)
-        return out.reshape(count, -1, *out.shape[1:]), 0
-
-    def lower(function: Callable) -> Callable:
-        return mlir.lower_fun(lambda *operands, windows: function(*operands, windows), multiple_results=False)
-
-    primitive.def_impl(lambda *operands, windows: by_xla(*operands, windows))
-    primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, lower(by_xla))
-    mlir.register_lowering(primitive, lower(on_cpu), platform="cpu")
-    return primitive
+def _batched(primitive: Primitive, operands, axes, *, windows: Windows):
+    """Map a primitive over an axis, which joins the batch of all operands."""
+    (count,) = {x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None}
+    operands = [batching.bdim_at_front(x, axis, count) for x, axis in zip(operands, axes, strict=True)]
+    out = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in operands), windows=windows)
+    return out.reshape(count, -1, *out.shape[1:]), 0
 
 
-_max = _primitive("max_pool", _xla_max, _cpu_max)
+_max = platform_primitive("max_pool", _xla_max, _cpu_max)
 # The derivative, linear in the first operand: what lay at the places of the maxima, and its transpose.
-_picked = _primitive("max_pool_picked", _xla_picked, _cpu_picked)
-_placed = _primitive("max_pool_placed", _xla_placed, _cpu_placed)
+_picked = platform_primitive("max_pool_picked", _xla_picked, _cpu_picked)
+_placed = platform_primitive("max_pool_placed", _xla_placed, _cpu_placed)
+for _primitive in (_max, _picked, _placed):
+    batching.primitive_batchers[_primitive] = functools.partial(_batched, _primitive)
 
 
 def _max_jvp(primals: tuple, tangents: tuple, *, windows: Windows):

@@ -1,0 +1,43 @@
+"""JAX primitives of which the CPU has a program of its own, and all other platforms XLA's."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+
+def platform_primitive(name: str, reference: Callable, on_cpu: Callable) -> Primitive:
+    """Return a primitive that does what `reference` does.
+
+    Programs for the CPU do it by `on_cpu` where all sizes are known and none is zero. Both take arrays, and by name
+    what is known when a program is traced. Derivatives and vmap are for the caller to add.
+    """
+    primitive = Primitive(name)
+
+    def abstract(*avals: Any, **static: Any) -> Any:
+        plain = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        out = jax.eval_shape(partial(reference, **static), *plain)
+        return avals[0].update(shape=out.shape, dtype=out.dtype, weak_type=False)
+
+    def where_sizes_are_known(*operands: jax.Array, **static: Any) -> jax.Array:
+        known = all(isinstance(size, int) and size > 0 for x in operands for size in x.shape)
+        return (on_cpu if known else reference)(*operands, **static)
+
+    def call(*operands: jax.Array, **static: Any) -> jax.Array:
+        with jax.disable_jit(False):  # one operation is compiled where none are compiled together, as lax's own
+            return _compiled(primitive, **static)(*operands)
+
+    primitive.def_impl(call)
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(where_sizes_are_known, multiple_results=False), platform="cpu")
+    return primitive
+
+
+@cache
+def _compiled(primitive: Primitive, **static: Any) -> Callable:
+    """Return what a call outside of `jit` runs."""
+    return jax.jit(partial(primitive.bind, **static))
