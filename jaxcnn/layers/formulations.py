@@ -114,15 +114,14 @@ def product_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array
 
 def product_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     """Return a pointwise convolution's gradient by its kernel as one matrix product over all positions."""
-    positions = tuple(range(x.ndim - 1))
     x = _strided(x, geometry)
     # The compiler transposes the first of the two before it multiplies: the smaller.
     swapped = x.shape[-1] > y.shape[-1]
     a, b = (y, x) if swapped else (x, y)
-    if a.shape[-1] <= 32:  # One of few rows and very long ones is faster in parts.
-        kernel = jnp.sum(_wide_dot(a, b, (positions[1:], positions[1:]), batch=(0,)), axis=0)
-    else:
-        kernel = _wide_dot(a, b, (positions, positions))
+    # One of few rows and very long ones is faster in parts, side by side.
+    parts = 4 if a.shape[-1] <= 128 and a.shape[0] % 4 == 0 else 1
+    a, b = (operand.reshape(parts, -1, operand.shape[-1]) for operand in (a, b))
+    kernel = jnp.sum(_wide_dot(a, b, ((1,), (1,)), batch=(0,)), axis=0)
     kernel = kernel.T if swapped else kernel
     return kernel.reshape(*geometry.window, *kernel.shape).astype(x.dtype)
 

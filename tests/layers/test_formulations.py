@@ -144,7 +144,7 @@ def problems(draw, domain):
     channels = 1 if domain.depthwise else draw(st.integers(1, 3))
     return (
         geometry,
-        draw(st.integers(1, 3)),
+        draw(st.integers(1, 4)),
         channels,
         draw(st.integers(1, domain.most_features)),
         draw(st.integers(0, 99)),
