@@ -168,7 +168,7 @@ def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry
     The input's channels join its last dimension, so that position dx of the window in channel c is position
     dx * channels + c; the examples become what is summed over; y is the kernel. The result has as many positions as
     the kernel has rows, which makes the inner product of the convolution a large one. XLA's own formulation takes the
-    channels for the batch, and has a few positions each. For one group, and no holes in the window's last dimension.
+    channels for the batch, and has a few positions each. For no holes in the window's last dimension.
 
     Args:
         x: the input.
@@ -176,7 +176,8 @@ def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry
         geometry: of the convolution.
         rows: as many of the output's rows at a time, where all of them would not fit the caches; None: all.
     """
-    dims, channels, out_rows = len(geometry.window), x.shape[-1], geometry.outputs[0]
+    dims, groups, out_rows = len(geometry.window), geometry.groups, geometry.outputs[0]
+    channels = x.shape[-1] // groups
     *ends, (left, right) = _exact_padding(geometry)
     ends = [*ends, (left * channels, right * channels)]
     if rows is not None and rows < out_rows and dims > 1:
@@ -185,7 +186,9 @@ def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry
     else:
         rows = out_rows
     x, y = jnp.moveaxis(x, 0, -1), jnp.moveaxis(y, 0, -2)  # [*sizes, channels, batch], [*outputs, batch, features]
-    x = x.reshape(1, *x.shape[: dims - 1], -1, x.shape[-1])
+    sizes, examples = x.shape[: dims - 1], x.shape[-1]
+    x = jnp.swapaxes(x.reshape(*x.shape[:-2], groups, channels, examples), -2, -3)
+    x = x.reshape(1, *sizes, -1, groups * examples)
     strides, dilation = (*geometry.dilation[:-1], 1), (*geometry.strides[:-1], geometry.strides[-1] * channels)
     parts = []
     for start in range(0, out_rows, rows):
@@ -197,11 +200,30 @@ def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry
             )
             seen = x[:, start * geometry.strides[0] : stop]
         found = lax.conv_general_dilated(
-            seen, part, strides, ends, rhs_dilation=dilation, dimension_numbers=LAYOUTS[dims]
+            seen,
+            part,
+            strides,
+            ends,
+            rhs_dilation=dilation,
+            dimension_numbers=LAYOUTS[dims],
+            feature_group_count=groups,
         )
         parts.append(found.reshape(*geometry.window, channels, y.shape[-1]))
-    # Added up apart: XLA (jaxlib 0.12) has oneDNN add to a convolution what follows it, and ends the process where
-    # that is more than 32 arrays.
+    return _total(parts)
+
+
+def by_examples(formulation: Formulation, count: int, x: Array, y: Array, geometry: Geometry) -> Array:
+    """Return a kernel's gradient of so many examples at a time, added up."""
+    starts = range(0, x.shape[0], count)
+    return _total([formulation(x[s : s + count], y[s : s + count], geometry) for s in starts])
+
+
+def _total(parts: Sequence[Array]) -> Array:
+    """Return the sum of results of convolutions.
+
+    XLA (jaxlib 0.12) has oneDNN add to a convolution what follows it, and ends the process where that is more than 32
+    arrays: so the sum is one over an axis.
+    """
     return parts[0] if len(parts) == 1 else jnp.sum(jnp.stack(parts), axis=0)
 
 

@@ -59,14 +59,14 @@ def _forward_on_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
     if geometry.groups > 1 and not _ONEDNN:
         if kernel.shape[-2] == 1:
             return formulations.shifts_forward(x, kernel, geometry)
-        width = _groups_at_once(geometry.groups, kernel.shape[-2], 16)
+        width = _groups_at_once(geometry.groups, kernel.shape[-2])
         return formulations.merged_forward(x, kernel, geometry, formulations.xla_forward, width)
     return formulations.xla_forward(x, kernel, geometry)
 
 
-def _groups_at_once(groups: int, channels: int, most: int) -> int:
-    """Return how many groups of so many channels to merge, up to so many channels in all."""
-    return max(w for w in (1, 2, 4, 8) if groups % w == 0 and (w == 1 or w * channels <= most))
+def _groups_at_once(groups: int, channels: int) -> int:
+    """Return how many groups of so many channels to merge: up to 16 channels in all."""
+    return max(w for w in (1, 2, 4, 8) if groups % w == 0 and (w == 1 or w * channels <= 16))
 
 
 def _input_gradient_on_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array:
@@ -94,7 +94,10 @@ def _kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
     channels = x.shape[-1] // geometry.groups
     if channels == 1:
         return formulations.shifts_kernel_gradient(x, y, geometry)
-    width = _groups_at_once(geometry.groups, channels, 16 if geometry.unit_strides else 32)
+    if _ONEDNN and channels >= 8 and geometry.dilation[-1] == 1:
+        # To put more examples last in memory at once takes longer.
+        return formulations.by_examples(formulations.channels_as_positions_kernel_gradient, 16, x, y, geometry)
+    width = _groups_at_once(geometry.groups, channels)
     return formulations.merged_kernel_gradient(x, y, geometry, _dense_kernel_gradient_on_cpu, width)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jaxcnn.layers import formulations
 from jaxcnn.layers.formulations import (
     Geometry,
+    by_examples,
     channels_as_dimension_kernel_gradient,
     channels_as_positions_kernel_gradient,
     columns_kernel_gradient,
@@ -74,7 +75,11 @@ FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
     "rows_kernel_gradient": (rows_kernel_gradient, Domain((2,), strides=1, dilation=1, groups=(1,))),
     "channels_as_positions_kernel_gradient": (
         channels_as_positions_kernel_gradient,
-        ONE_GROUP._replace(last_dilation=1),
+        Domain(last_dilation=1),
+    ),
+    "channels_as_positions_kernel_gradient, two examples at a time": (
+        lambda x, y, geometry: by_examples(channels_as_positions_kernel_gradient, 2, x, y, geometry),
+        Domain(last_dilation=1),
     ),
     "channels_as_positions_kernel_gradient, one row at a time": (
         partial(channels_as_positions_kernel_gradient, rows=1),
