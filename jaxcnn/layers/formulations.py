@@ -119,7 +119,7 @@ def product_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     swapped = x.shape[-1] > y.shape[-1]
     a, b = (y, x) if swapped else (x, y)
     # One of few rows and very long ones is faster in parts, side by side.
-    parts = 4 if a.shape[-1] <= 128 and a.shape[0] % 4 == 0 else 1
+    parts = math.gcd(a.shape[0], 4) if a.shape[-1] <= 128 else 1
     a, b = (operand.reshape(parts, -1, operand.shape[-1]) for operand in (a, b))
     kernel = jnp.sum(_wide_dot(a, b, ((1,), (1,)), batch=(0,)), axis=0)
     kernel = kernel.T if swapped else kernel
@@ -213,7 +213,7 @@ def channels_as_positions_kernel_gradient(x: Array, y: Array, geometry: Geometry
 
 
 def by_examples(formulation: Formulation, count: int, x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return a kernel's gradient of so many examples at a time, added up."""
+    """Return a kernel's gradient of so many examples at a time, added up in the formulation's dtype."""
     starts = range(0, x.shape[0], count)
     return _total([formulation(x[s : s + count], y[s : s + count], geometry) for s in starts])
 
@@ -445,8 +445,9 @@ def trimmed(formulation: Formulation, operands: tuple[Role, Role], result: Role)
 
     A window's outermost taps see nothing else where they are farther apart than the input is wide, nor do the outermost
     outputs where the padding is wider than the window. Multiplying by zeros is for nothing, and oneDNN's convolution
-    (in jaxlib 0.12) does not bear it: outputs that see none but padding end the process, on five threads or more, and
-    a stride of 3 in a last dimension with one output reads memory that was never written.
+    (in jaxlib 0.12) does not bear it: first or last outputs of the last dimension that see none but padding end the
+    process, on five threads or more (those between others do not), and a stride of 3 in a last dimension with one
+    output reads memory that was never written.
     """
 
     def of_what_meets(a: Array, b: Array, geometry: Geometry) -> Array:
@@ -474,7 +475,8 @@ def _meeting(
 ) -> tuple[range, range, range, int, Edges, int]:
     """Return the input positions, taps and outputs of one dimension, from the first to the last that meet.
 
-    And the stride, padding and dilation of what happens between them.
+    And the stride, padding and dilation of what happens between them. Where all taps and outputs meet some input, no
+    position is cut off that a stride alone skips: the formulations do without the copy.
     """
     lo, hi = padding
     seeing = {}  # tap -> the outputs that see an input position by it

@@ -3,7 +3,8 @@
 `convolve` is a JAX primitive of its own, and so are its two transposes. Each is bilinear, and the transposes of the
 three are again among the three: forward and reverse mode, to any order, need no rule but this. When a program is
 lowered for the CPU, the functions `..._on_cpu` below pick a formulation from the shapes, each choice by measurement
-(scripts/bench_conv.py); on other platforms the program is XLA's own.
+(scripts/bench_conv.py); on other platforms the program is XLA's own. They see what meets the input alone, see
+`formulations.trimmed`.
 """
 
 import math
@@ -51,17 +52,31 @@ def materialised(x: Array) -> Array:
 # The choice ----------------------------------------------------------------------------------------------------------
 
 
-# Whether the compiler has oneDNN's convolutions. XLA's own grouped ones take a hundred times as long.
+# Whether the compiler has oneDNN's convolutions, which `backend.jit` asks for: choices are made for programs that it
+# compiles. XLA's own grouped convolutions take a hundred times as long.
 _ONEDNN = jax.__version_info__ >= (0, 12)
 
 
+def _by_onednn(x: Array) -> bool:
+    """Return whether oneDNN convolves an array's groups."""
+    return _ONEDNN and x.dtype != jnp.bfloat16
+
+
 def _forward_on_cpu(x: Array, kernel: Array, geometry: Geometry) -> Array:
-    if geometry.groups > 1 and not _ONEDNN:
+    if geometry.groups > 1 and not _by_onednn(x):
         if kernel.shape[-2] == 1:
             return formulations.shifts_forward(x, kernel, geometry)
         width = _groups_at_once(geometry.groups, kernel.shape[-2])
         return formulations.merged_forward(x, kernel, geometry, formulations.xla_forward, width)
     return formulations.xla_forward(x, kernel, geometry)
+
+
+def _is_wide(x: Array) -> bool:
+    """Return whether sums may be made of parts of the dtype: half precision would round each.
+
+    In half precision it takes longer to gather columns, too.
+    """
+    return x.dtype.itemsize >= 4
 
 
 def _groups_at_once(groups: int, channels: int) -> int:
@@ -73,7 +88,7 @@ def _input_gradient_on_cpu(y: Array, kernel: Array, geometry: Geometry) -> Array
     if geometry.pointwise:
         return formulations.product_input_gradient(y, kernel, geometry)
     depthwise = geometry.groups == y.shape[-1] and kernel.shape[-2] == 1
-    if depthwise and geometry.unit_strides and not _ONEDNN:
+    if depthwise and geometry.unit_strides and not _by_onednn(y):
         return formulations.shifts_input_gradient(y, kernel, geometry)
     if not geometry.unit_strides and geometry.dense:
         if depthwise and math.prod(geometry.window) <= 9:
@@ -94,9 +109,10 @@ def _kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Array:
     channels = x.shape[-1] // geometry.groups
     if channels == 1:
         return formulations.shifts_kernel_gradient(x, y, geometry)
-    if _ONEDNN and channels >= 8 and geometry.dilation[-1] == 1:
-        # To put more examples last in memory at once takes longer.
-        return formulations.by_examples(formulations.channels_as_positions_kernel_gradient, 16, x, y, geometry)
+    if _ONEDNN and _is_wide(x) and channels >= 8 and geometry.dilation[-1] == 1:
+        # 16 at a time: to put more examples last in memory takes longer; but not in more than eight parts.
+        count = max(16, -(-x.shape[0] // 8))
+        return formulations.by_examples(formulations.channels_as_positions_kernel_gradient, count, x, y, geometry)
     width = _groups_at_once(geometry.groups, channels)
     return formulations.merged_kernel_gradient(x, y, geometry, _dense_kernel_gradient_on_cpu, width)
 
@@ -106,11 +122,11 @@ def _dense_kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Arr
     if tiny and len(geometry.window) == 2 and geometry.unit_strides and geometry.dense:
         return formulations.rows_kernel_gradient(x, y, geometry)
     few = math.prod(geometry.window) * x.shape[-1] <= 36
-    if _ONEDNN and few and y.shape[-1] >= 16 and y.size > 2**20:
+    if _ONEDNN and _is_wide(x) and few and y.shape[-1] >= 16 and y.size > 2**20:
         return formulations.columns_kernel_gradient(x, y, geometry)
     if geometry.dilation[-1] == 1:
         # Where y is larger than the caches, and read again for many channels or in leaps.
-        large = y.size > 2**23 and (x.shape[-1] >= 256 or not geometry.unit_strides)
+        large = _is_wide(x) and y.size > 2**23 and (x.shape[-1] >= 256 or not geometry.unit_strides)
         return formulations.channels_as_positions_kernel_gradient(x, y, geometry, rows=8 if large else None)
     if len(geometry.window) <= 2:
         return formulations.channels_as_dimension_kernel_gradient(x, y, geometry)

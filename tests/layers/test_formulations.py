@@ -161,7 +161,8 @@ def check(name, geometry, batch, channels, features, seed=0):
     formulation, kind = FORMULATIONS[name][0], kind_of(name)
     both = jax.jit(
         lambda a, b: (formulation(a, b, geometry=geometry), REFERENCES[kind](a, b, geometry)),
-        # XLA's simplifier (jaxlib 0.12) ends the process for some gradients of one channel and one feature.
+        # XLA's simplifier (jaxlib 0.12) ends the process for some transposes of its own convolution by the input: sizes
+        # (7, 4), window (4, 2), strides 2, padding ((1, -1), (1, 1)), one channel and one feature.
         compiler_options={"xla_disable_hlo_passes": "algsimp"},
     )
     with jax.enable_x64(True):

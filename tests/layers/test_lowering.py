@@ -345,6 +345,16 @@ def gradient_on_cpu(case, by):
     return jax.jit(function).trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
 
 
+def test_bfloat16_has_no_grouped_convolutions_on_the_cpu():
+    # oneDNN has none, and XLA's own take a thousand times as long.
+    for case in ("grouped", "grouped, wider", "depthwise"):
+        ours, _, x, kernel = problem(case, np.float32)
+        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+        for function in (ours, jax.grad(lambda x, kernel, ours=ours: jnp.sum(ours(x, kernel)), 1)):
+            program = jax.jit(function).trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+            assert set(re.findall(r"feature_group_count = (\d+)", program)) <= {"1"}
+
+
 def test_the_cpu_gets_the_remedies():
     strided = gradient_on_cpu("strided", 0)
     assert strided.count("stablehlo.convolution(") == 4  # one for each phase
