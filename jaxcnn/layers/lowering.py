@@ -125,8 +125,9 @@ def _dense_kernel_gradient_on_cpu(x: Array, y: Array, geometry: Geometry) -> Arr
     if _ONEDNN and _is_wide(x) and few and y.shape[-1] >= 16 and y.size > 2**20:
         return formulations.columns_kernel_gradient(x, y, geometry)
     if geometry.dilation[-1] == 1:
-        # Where y is larger than the caches, and read again for many channels or in leaps.
-        large = _is_wide(x) and y.size > 2**23 and (x.shape[-1] >= 256 or not geometry.unit_strides)
+        # Where y is larger than the caches, and read again for many channels or in leaps; or much larger.
+        again = x.shape[-1] >= 256 or not geometry.unit_strides
+        large = _is_wide(x) and y.size > (2**23 if again else 2**24)
         return formulations.channels_as_positions_kernel_gradient(x, y, geometry, rows=8 if large else None)
     if len(geometry.window) <= 2:
         return formulations.channels_as_dimension_kernel_gradient(x, y, geometry)
