@@ -8,7 +8,7 @@ lowered for the CPU, the functions `..._on_cpu` below pick a formulation from th
 """
 
 import math
-from functools import partial
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -147,35 +147,38 @@ def _bind(primitive: Primitive, a: Array, b: Array, geometry: Geometry) -> Array
     return primitive.bind(a, b, geometry=geometry)
 
 
-def _batched(primitive: Primitive, reference: Formulation, folds: bool, operands, axes, *, geometry: Geometry):
-    """Map a primitive over an axis. `folds`: the first operand's batch is the result's, which the axis may join."""
-    (a, b), (a_axis, b_axis) = operands, axes
-    if folds and b_axis is None:
-        a = jnp.moveaxis(a, a_axis, 0)
-        out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
-        return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-    return jax.vmap(lambda a, b: reference(a, b, geometry), axes)(a, b), 0
+def _batch(reference: Formulation, *, folds: bool) -> Callable:
+    """Return how to map over an axis. `folds`: the first operand's batch is the result's, which the axis may join."""
+
+    def batch(primitive: Primitive, operands, axes, *, geometry: Geometry):
+        (a, b), (a_axis, b_axis) = operands, axes
+        if folds and b_axis is None:
+            a = jnp.moveaxis(a, a_axis, 0)
+            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, geometry=geometry)
+            return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+        return jax.vmap(lambda a, b: reference(a, b, geometry), axes)(a, b), 0
+
+    return batch
 
 
 _forward = platform_primitive(
-    "convolve", formulations.xla_forward, trimmed(_forward_on_cpu, ("sizes", "window"), "outputs")
+    "convolve",
+    formulations.xla_forward,
+    trimmed(_forward_on_cpu, ("sizes", "window"), "outputs"),
+    _batch(formulations.xla_forward, folds=True),
 )
 _input_gradient = platform_primitive(
     "convolve_input_gradient",
     formulations.xla_input_gradient,
     trimmed(_input_gradient_on_cpu, ("outputs", "window"), "sizes"),
+    _batch(formulations.xla_input_gradient, folds=True),
 )
 _kernel_gradient = platform_primitive(
     "convolve_kernel_gradient",
     formulations.xla_kernel_gradient,
     trimmed(_kernel_gradient_on_cpu, ("sizes", "outputs"), "window"),
+    _batch(formulations.xla_kernel_gradient, folds=False),
 )
-for _primitive, _reference, _folds in (
-    (_forward, formulations.xla_forward, True),
-    (_input_gradient, formulations.xla_input_gradient, True),
-    (_kernel_gradient, formulations.xla_kernel_gradient, False),
-):
-    batching.primitive_batchers[_primitive] = partial(_batched, _primitive, _reference, _folds)
 
 ad.defbilinear(
     _forward,

@@ -134,12 +134,10 @@ def _batched(primitive: Primitive, operands, axes, *, windows: Windows):
     return out.reshape(count, -1, *out.shape[1:]), 0
 
 
-_max = platform_primitive("max_pool", _xla_max, _cpu_max)
+_max = platform_primitive("max_pool", _xla_max, _cpu_max, _batched)
 # The derivative, linear in the first operand: what lay at the places of the maxima, and its transpose.
-_picked = platform_primitive("max_pool_picked", _xla_picked, _cpu_picked)
-_placed = platform_primitive("max_pool_placed", _xla_placed, _cpu_placed)
-for _primitive in (_max, _picked, _placed):
-    batching.primitive_batchers[_primitive] = functools.partial(_batched, _primitive)
+_picked = platform_primitive("max_pool_picked", _xla_picked, _cpu_picked, _batched)
+_placed = platform_primitive("max_pool_placed", _xla_placed, _cpu_placed, _batched)
 
 
 def _max_jvp(primals: tuple, tangents: tuple, *, windows: Windows):

@@ -6,14 +6,15 @@ from typing import Any
 
 import jax
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 
 
-def platform_primitive(name: str, reference: Callable, on_cpu: Callable) -> Primitive:
+def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: Callable) -> Primitive:
     """Return a primitive that does what `reference` does.
 
     Programs for the CPU do it by `on_cpu` where all sizes are known and none is zero. Both take arrays, and by name
-    what is known when a program is traced. Derivatives and vmap are for the caller to add.
+    what is known when a program is traced. `batch` maps the primitive, its first argument, over an axis of its
+    operands, as JAX's batchers do. Derivatives are for the caller to add.
     """
     primitive = Primitive(name)
 
@@ -32,6 +33,7 @@ def platform_primitive(name: str, reference: Callable, on_cpu: Callable) -> Prim
 
     primitive.def_impl(call)
     primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = partial(batch, primitive)
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(where_sizes_are_known, multiple_results=False), platform="cpu")
     return primitive
