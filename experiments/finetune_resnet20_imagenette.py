@@ -14,7 +14,17 @@ sample standard deviation; docs/results.md).
 
 from pathlib import Path
 
-from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jaxcnn import (
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    Flip,
+    ModelConfig,
+    OptimConfig,
+    PadCrop,
+    ScheduleConfig,
+    TrainConfig,
+)
 
 EXPERIMENT = Experiment(
     name="finetune_resnet20_imagenette",
@@ -25,8 +35,7 @@ EXPERIMENT = Experiment(
         name="imagenette/full-size-v2",
         test_split="validation",
         image_size=32,
-        pad_crop=4,
-        flip=True,
+        augment=(PadCrop(pad=4), Flip()),
     ),
     optim=OptimConfig(name="momentum", learning_rate=0.02, weight_decay=5e-4),
     schedule=ScheduleConfig(name="cosine", warmup_steps=20),

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from lenet_mnist import EXPERIMENT as LENET_MNIST
 
-from jaxcnn import DataConfig
+from jaxcnn import DataConfig, Flip, PadCrop
 
 EXPERIMENT = replace(
     LENET_MNIST,
     name="lenet_fashion_mnist",
     paper="LeCun et al. 1998 on the data of Xiao et al. 2017, 1708.07747",
     published="",
-    data=DataConfig(source="tfds", name="fashion_mnist", pad_crop=2, flip=True),
+    data=DataConfig(source="tfds", name="fashion_mnist", augment=(PadCrop(pad=2), Flip())),
 )

@@ -9,12 +9,12 @@ Command: jaxcnn train experiments/resnet18_imagefolder.py --data.path FOLDER
 
 from pathlib import Path
 
-from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig
 
 EXPERIMENT = Experiment(
     name="resnet18_imagefolder",
     model=ModelConfig(name="resnet18"),
-    data=DataConfig(source="folder", path=Path("images"), image_size=224, pad_crop=16, flip=True),
+    data=DataConfig(source="folder", path=Path("images"), image_size=224, augment=(PadCrop(pad=16), Flip())),
     optim=OptimConfig(name="nesterov", learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
     schedule=ScheduleConfig(name="cosine", warmup_steps=100),
     train=TrainConfig(batch_size=64, epochs=30, label_smoothing=0.1, log_every=20),

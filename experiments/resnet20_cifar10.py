@@ -9,7 +9,7 @@ therefore moves by up to 4 pixels; pixels are also divided by the standard devia
 Command: jaxcnn train experiments/resnet20_cifar10.py
 """
 
-from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig
 
 EXPERIMENT = Experiment(
     name="resnet20_cifar10",
@@ -21,8 +21,7 @@ EXPERIMENT = Experiment(
         name="cifar10",
         train_split="train[:45000]",
         val_split="train[45000:]",
-        pad_crop=4,
-        flip=True,
+        augment=(PadCrop(pad=4), Flip()),
         per_pixel_mean=True,
     ),
     optim=OptimConfig(name="momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*",)),

@@ -11,7 +11,7 @@ Not measured by us yet: it needs ImageNet and an accelerator, and it needs the s
 differing sizes; until that exists the images must fit the devices' memory.
 """
 
-from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 _EPOCH = -(-1_281_167 // 256)
 
@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
         name="imagenet2012",
         test_split="validation",
         image_size=224,
-        flip=True,
+        augment=(Flip(),),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),

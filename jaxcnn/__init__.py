@@ -5,6 +5,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxcnn import weights
     from jaxcnn.data import DataConfig
+    from jaxcnn.data.augment import (
+        Affine,
+        AutoAugment,
+        ColorJitter,
+        CutMix,
+        Cutout,
+        Erasing,
+        Flip,
+        Grayscale,
+        Lighting,
+        Mixup,
+        PadCrop,
+        RandAugment,
+        TrivialAugment,
+    )
+    from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter
     from jaxcnn.experiment import CheckpointConfig, EvalConfig, Experiment, ModelConfig, TrainConfig, load_experiment
     from jaxcnn.models import create
     from jaxcnn.models.features import features
@@ -13,15 +29,30 @@ if TYPE_CHECKING:
     from jaxcnn.train.schedules import ScheduleConfig
 
 __all__ = [
+    "Affine",
+    "AutoAugment",
     "CheckpointConfig",
+    "ColorJitter",
+    "CutMix",
+    "Cutout",
     "DataConfig",
+    "Erasing",
     "EvalConfig",
     "Experiment",
+    "Flip",
+    "Grayscale",
+    "Lighting",
+    "Mixup",
     "ModelConfig",
     "OptimConfig",
+    "PadCrop",
+    "RandAugment",
+    "RandomResizedCrop",
     "Run",
+    "ScaleJitter",
     "ScheduleConfig",
     "TrainConfig",
+    "TrivialAugment",
     "create",
     "features",
     "load_experiment",
@@ -36,6 +67,22 @@ __all__ = [
 # is ready for Ctrl-C before JAX is imported.
 _HOMES = {
     "jaxcnn.data": ("DataConfig",),
+    "jaxcnn.data.augment": (
+        "Affine",
+        "AutoAugment",
+        "ColorJitter",
+        "CutMix",
+        "Cutout",
+        "Erasing",
+        "Flip",
+        "Grayscale",
+        "Lighting",
+        "Mixup",
+        "PadCrop",
+        "RandAugment",
+        "TrivialAugment",
+    ),
+    "jaxcnn.data.crops": ("RandomResizedCrop", "ScaleJitter"),
     "jaxcnn.experiment": (
         "CheckpointConfig",
         "EvalConfig",

@@ -9,12 +9,12 @@ import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from jaxcnn.errors import UsageError, nearest, unknown
-from jaxcnn.typed import choices, expected, hints, leaves
+from jaxcnn.typed import choices, expected, hints, leaves, variants
 
 
 def parse(
@@ -36,6 +36,7 @@ def parse(
     Raises:
       UsageError: an option is unknown or lacks its value, a value is of the wrong type, a word is left over.
     """
+    _hide_variants(kind)
     flags = {_flag(name): hint for name, hint in _options(kind).items() if name != positional}
     if {"-h", "--help"} & set(arguments):
         _add_help(kind)
@@ -139,6 +140,9 @@ def _check_flags(arguments: Sequence[str], flags: Mapping[str, Any]) -> None:
         flag = word.split("=")[0].replace("_", "-")
         if not word.startswith("--"):
             continue
+        for name, hint in flags.items():
+            if variants(hint) and (flag == name or flag.startswith(f"{name}.")):
+                raise UsageError(f"{name} is no option: set {name[2:].replace('-', '_')} in the experiment's file")
         if flag not in flags and flag not in switches:
             guess = nearest(flag, [*flags, *switches])
             hint = f"did you mean {guess}?" if guess else "see --help for all"
@@ -168,6 +172,15 @@ def _one_line(box: str, arguments: Sequence[str], flags: Mapping[str, Any], comm
             return str(unknown(flag, value, choices(hint)))
         return f"{flag} is {value!r}: expected {expected(hint)}"
     return text
+
+
+def _hide_variants(kind: Any) -> None:
+    """Tell tyro that fields which take one of several dataclasses are no options: they keep their default."""
+    for name, hint in hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            _hide_variants(hint)
+        elif variants(hint):
+            kind.__annotations__[name] = Annotated[hint, tyro.conf.Fixed, tyro.conf.Suppress]
 
 
 def _add_help(kind: Any) -> None:

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,28 +26,24 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:  # a process of its own
-        exit_on_second_interrupt("jaxcnn: interrupted; the last checkpoint is good")
-    sys.exit(_main(list(sys.argv[1:] if arguments is None else arguments)))
+        exit_on_second_interrupt("jaxcnn: interrupted" + "; the last checkpoint is good" * (words[:1] == ["train"]))
+    sys.exit(_main(words))
 
 
 def _main(arguments: list[str]) -> int:
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(_usage())
-            return 0 if arguments else 2
-        if arguments[0] == "--version":
+        if arguments[:1] == ["--version"]:
             from importlib import metadata
 
             print(metadata.version("jaxcnn"))
             return 0
-        if arguments[0] not in COMMANDS:
-            raise unknown("command", arguments[0], COMMANDS)
         # From the start, so that a signal while JAX is imported is one to stop at, too.
-        with StopFlag() if arguments[0] in ("train", "evaluate") else contextlib.nullcontext():
-            COMMANDS[arguments[0]](arguments[1:])
+        with StopFlag() if arguments[:1] in (["train"], ["evaluate"], ["data"]) else contextlib.nullcontext():
+            code = _call("", COMMANDS, arguments)
         sys.stdout.flush()
-        return 0
+        return code
     except UsageError as error:
         return _say(f"error: {error}", 2)
     except RunError as error:
@@ -78,17 +74,31 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _usage() -> str:
-    lines = [f"  {name:10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: jaxcnn COMMAND ...",
-            "",
-            *lines,
-            "",
-            "`jaxcnn COMMAND --help` explains each; `--version` tells the version.",
-        ]
-    )
+Commands = Mapping[str, Callable[[list[str]], int | None]]
+"""By name; they return their exit code, None for 0."""
+
+
+def _call(group: str, commands: Commands, arguments: list[str]) -> int:
+    """Call the command that the first word names, and return its exit code.
+
+    Args:
+        group: what comes before it, such as "data "; "": nothing.
+        commands: to choose from.
+        arguments: the words.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: jaxcnn {group}COMMAND ...\n")
+        for name, command in commands.items():
+            print(f"  {name:10}{(command.__doc__ or '').splitlines()[0]}")
+        version = "" if group else "; `--version` tells the version"
+        print(f"\n`jaxcnn {group}COMMAND --help` explains each{version}.")
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        raise unknown(f"{group}command", arguments[0], commands)
+    return commands[arguments[0]](arguments[1:]) or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +114,7 @@ class _RunOptions:
     """Show no progress."""
 
 
-_TRAIN_HELP = """FILE is a Python file that exports EXPERIMENT, as in experiments/.
+EXPERIMENT_HELP = """FILE is a Python file that exports EXPERIMENT, as in experiments/.
 
 Each option is a field of the experiment, or says how to run it. Defaults are FILE's."""
 
@@ -112,7 +122,7 @@ Each option is a field of the experiment, or says how to run it. Defaults are FI
 def _train(arguments: list[str]) -> None:
     """Train an experiment, or go on with one that was interrupted."""
     from jaxcnn import runs
-    from jaxcnn.experiment import Experiment, load_experiment
+    from jaxcnn.experiment import load_experiment
 
     command = shlex.join(["jaxcnn", "train", *arguments])
     file, arguments = take_file(arguments)
@@ -122,28 +132,11 @@ def _train(arguments: list[str]) -> None:
     elif folder is not None:
         default = runs.load_run(folder).experiment
     elif {"-h", "--help"} & set(arguments):
-        default = _example()
+        default = example()
     else:
         raise UsageError("which experiment? expected jaxcnn train experiments/NAME.py, or --resume RUN")
-    # Pairs are added to the file's; tyro would take a dict's present keys only.
-    given, arguments = take_pairs("--model.options", arguments)
-    model_options = default.model.options | given
-    default = replace(default, model=replace(default.model, options={}))
-
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        options: Annotated[_RunOptions, tyro.conf.arg(name="")] = _RunOptions()
-        """How to run it."""
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default
-        """What to run."""
-
-    shown = " ".join(f"{key} {value}" for key, value in model_options.items()) or "none"
-    description = f"{_train.__doc__}\n\n{_TRAIN_HELP}\n\nFILE's model options: {shown}."
-    parsed = parse(Arguments, "train [FILE]", description, arguments)
-    options, model = parsed.options, replace(parsed.experiment.model, options=model_options)
-    experiment = replace(parsed.experiment, model=model)
-    if value_of("--train.epochs", arguments) not in (None, "None") and value_of("--train.steps", arguments) is None:
-        experiment = replace(experiment, train=replace(experiment.train, steps=None))  # the file's steps give way
+    description = f"{_train.__doc__}\n\n{EXPERIMENT_HELP}"
+    options, experiment = parse_experiment(_RunOptions(), default, "train [FILE]", description, arguments)
     _prepare_process(distributed=options.distributed)
     if options.resume is not None:
         run = runs.resume(options.resume, experiment, progress=not options.quiet, command=command)
@@ -153,6 +146,43 @@ def _train(arguments: list[str]) -> None:
     else:
         run = runs.run(experiment, options.runs_dir, progress=not options.quiet, command=command)
     _show_result(run)
+
+
+def parse_experiment(
+    chosen: Any, default: "Experiment", command: str, description: str, arguments: list[str]
+) -> "tuple[Any, Experiment]":
+    """Return the options, which say what to do with it, and the experiment, from the words of a command.
+
+    Args:
+        chosen: the dataclass of options, with the defaults.
+        default: the file's experiment.
+        command: as in `jaxcnn COMMAND`.
+        description: what `--help` says first.
+        arguments: the words, without the file.
+
+    Raises:
+        UsageError: as arguments.parse.
+    """
+    from jaxcnn.experiment import Experiment
+
+    # Pairs are added to the file's; tyro would take a dict's present keys only.
+    given, arguments = take_pairs("--model.options", arguments)
+    model_options = default.model.options | given
+    default = replace(default, model=replace(default.model, options={}))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Arguments:
+        options: Annotated[type(chosen), tyro.conf.arg(name="")] = chosen
+        """How to run it."""
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default
+        """What to run."""
+
+    shown = " ".join(f"{key} {value}" for key, value in model_options.items()) or "none"
+    parsed = parse(Arguments, command, f"{description}\n\nFILE's model options: {shown}.", arguments)
+    experiment = replace(parsed.experiment, model=replace(parsed.experiment.model, options=model_options))
+    if value_of("--train.epochs", arguments) not in (None, "None") and value_of("--train.steps", arguments) is None:
+        experiment = replace(experiment, train=replace(experiment.train, steps=None))  # the file's steps give way
+    return parsed.options, experiment
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -173,7 +203,7 @@ def _evaluate(arguments: list[str]) -> None:
     from jaxcnn.report.tables import metric_name, metric_value
 
     metrics = runs.evaluate(parsed.run, split=parsed.split, checkpoint=parsed.checkpoint)
-    _print_table(["metric", "value"], [(metric_name(k), metric_value(k, v)) for k, v in metrics.items()])
+    print_table(["metric", "value"], [(metric_name(k), metric_value(k, v)) for k, v in metrics.items()])
 
 
 def _export(arguments: list[str]) -> None:
@@ -193,7 +223,7 @@ def _export(arguments: list[str]) -> None:
     from jaxcnn.runs.export import export
 
     paths = export(parsed.run, parsed.output or parsed.run / "export", checkpoint=parsed.checkpoint)
-    _print_table(["file", "MiB"], [(str(path), f"{path.stat().st_size / 2**20:,.2f}") for path in paths], right=(1,))
+    print_table(["file", "MiB"], [(str(path), f"{path.stat().st_size / 2**20:,.2f}") for path in paths], right=(1,))
 
 
 def _models(arguments: list[str]) -> None:
@@ -227,7 +257,7 @@ def _models(arguments: list[str]) -> None:
         for row in found
     ]
     header = ["name", "family", "year", "paper", "input", "parameters", "MACs", "sees"]
-    _print_table(header, rows, right=(5, 6, 7))
+    print_table(header, rows, right=(5, 6, 7))
 
 
 _SUMMARY_HELP = """--options KEY VALUE ... are the model's own options, as in --options shortcut A.
@@ -280,7 +310,7 @@ def _summary(arguments: list[str]) -> None:
     rows.append(("total", "", "", *numbers(sums[0], sums[1], "", sums[2])))
     header = ["stage" if parsed.stages else "layer", "kind", "output", "parameters", "MACs", "sees", "activations"]
     print(f"{parsed.name}, one image of {_by(shape)}")
-    _print_table(header, rows, right=(3, 4, 5, 6))
+    print_table(header, rows, right=(3, 4, 5, 6))
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -334,16 +364,24 @@ def _predict(arguments: list[str]) -> None:
         for image, best in zip(parsed.images, found, strict=True)
         for guess in best
     ]
-    _print_table(["image", "probability", "index", "class"], rows, right=(1, 2))
+    print_table(["image", "probability", "index", "class"], rows, right=(1, 2))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+def _data(arguments: list[str]) -> int:
+    """Look into data sets, see what augmentation does, write copies that are read faster."""
+    from jaxcnn.cli_data import COMMANDS as COMMANDS_OF_DATA
+
+    return _call("data ", COMMANDS_OF_DATA, arguments)
+
+
+COMMANDS: Commands = {
     "train": _train,
     "evaluate": _evaluate,
     "export": _export,
     "models": _models,
     "summary": _summary,
     "predict": _predict,
+    "data": _data,
 }
 
 
@@ -386,8 +424,8 @@ def _cluster() -> dict[str, Any]:
     return {"coordinator_address": address, "num_processes": int(counts[0]), "process_id": int(counts[1])}
 
 
-def _example() -> "Experiment":
-    """Return what `jaxcnn train --help` shows where no file says what the defaults are."""
+def example() -> "Experiment":
+    """Return the experiment that `--help` shows where no file says what the defaults are."""
     from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
 
     return Experiment(
@@ -409,7 +447,7 @@ def _show_result(run: Any) -> None:
     rows = final_table(run.result, run.data["class_names"])
     figures = sorted((run.path / "figures").glob("*.png"))
     rows += [("figure", str(path)) for path in figures] + [("run folder", str(run.path))]
-    _print_table([run.experiment.name, ""], rows)
+    print_table([run.experiment.name, ""], rows)
 
 
 def _show_seeds(found: Sequence[Any]) -> None:
@@ -428,12 +466,12 @@ def _show_seeds(found: Sequence[Any]) -> None:
             failed.append(f"seed {result['seed']}: {result['error']}")
     if scores:
         rows.append(("mean", Measured.of(scores).text(metric), ""))
-    _print_table(["seed", metric_name(metric), "run folder"], rows)
+    print_table(["seed", metric_name(metric), "run folder"], rows)
     if failed:
         raise RunError(f"{len(failed)} of {len(found)} seeds failed: {'; '.join(failed)}")
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
     """Print columns as wide as they need, whatever the terminal: a number cut in two is worse than a long line."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in (header, ["-" * width for width in widths], *rows):

@@ -179,7 +179,10 @@ def _check_ranges(experiment: Experiment) -> None:
 # Changing these does not change a result, so a run may be resumed with others. Where the data are is among them:
 # the checksums in a run's data.json tell whether they are the same. A run is always of one seed; that it was trained
 # by vmap, which is the same up to rounding, is in its environment.json.
-IMMATERIAL = ("checkpoint", "paper", "published", "data.path", "data.download", "train.seeds", "train.seeds_mode")
+IMMATERIAL = (
+    *("checkpoint", "paper", "published", "train.seeds", "train.seeds_mode"),
+    *("data.path", "data.download", "data.pipeline", "data.threads", "data.bad_limit"),
+)
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -199,13 +202,13 @@ def from_dict(values: Mapping[str, Any]) -> Experiment:
 def fingerprint(experiment: Experiment) -> str:
     """Return ten hexadecimal digits of the SHA-256 over all fields that the result depends on.
 
-    A TFDS data set is told apart by its name, wherever it is stored; .npz files, folders of images and files of
-    weights have no other name than their path.
+    A TFDS data set is told apart by its name, wherever it is stored; .npz and tar files, folders of images, caches
+    and files of weights have no other name than their path.
     """
     values = _material(experiment)
     if experiment.model.weights is not None:
         values["model.weights"] = str(experiment.model.weights.expanduser().resolve())
-    if experiment.data.source in ("npz", "folder") and experiment.data.path is not None:
+    if experiment.data.source in ("npz", "folder", "tar", "cache") and experiment.data.path is not None:
         values["data.path"] = str(experiment.data.path.expanduser().resolve())
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -41,9 +41,24 @@ def leaves(kind: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def variants(hint: Any) -> dict[str, Any]:
+    """Return the dataclasses that a field takes, or that its list is of, by the `kind` that tells them apart in JSON.
+
+    {}: it takes something else.
+    """
+    if typing.get_origin(hint) is tuple:
+        return variants(typing.get_args(hint)[0])
+    parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    found: list[Any] = [part for part in parts if dataclasses.is_dataclass(part)]
+    return {part.kind: part for part in found if "kind" in hints(part)}
+
+
 def expected(hint: Any) -> str:
     """Return in words what a field of this type takes."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kinds := variants(hint):
+        names = [kind.__name__ for kind in kinds.values()] + ["None"] * (types.NoneType in parts)
+        return "a list of " * (origin is tuple) + " or ".join(names)
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin in _UNIONS:
@@ -69,7 +84,8 @@ def check(hint: Any, value: Any, name: str) -> Any:
 
     Args:
       hint: bool, int, float, str, Path, None, Literal, a union of these, tuple[X, ...], dict[str, X], or a dataclass
-        whose fields are of these types.
+        whose fields are of these types; or one of several dataclasses, or a list of them, told apart by a field
+        `kind: Literal[...]` with a default.
       value: from Python or from JSON.
       name: the field's dotted name; "" for a whole tree.
 
@@ -78,6 +94,12 @@ def check(hint: Any, value: Any, name: str) -> Any:
     """
     if dataclasses.is_dataclass(hint) and isinstance(value, (Mapping, hint)):  # type: ignore[arg-type]
         return _check_fields(hint, value, name + "." if name else "")
+    if kinds := variants(hint):
+        if typing.get_origin(hint) is not tuple and isinstance(value, (Mapping, *kinds.values())):
+            return _check_fields(_variant(kinds, value, name), value, name + ".")
+        if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+            each = typing.get_args(hint)[0]
+            return tuple(check(each, item, f"{name}[{number}]") for number, item in enumerate(value))
     with contextlib.suppress(_Mismatch):
         return _convert(hint, value)
     if choices(hint) and isinstance(value, str):
@@ -96,6 +118,18 @@ def _check_fields(kind: Any, value: Any, prefix: str) -> Any:
         if field.name not in given and not optional:
             raise UsageError(f"{prefix}{field.name} is missing: expected {expected(found[field.name])}")
     return kind(**{name: check(found[name], item, prefix + name) for name, item in given.items()})
+
+
+def _variant(kinds: Mapping[str, Any], value: Any, name: str) -> Any:
+    """Return the dataclass that `value` is, or is the fields of."""
+    if not isinstance(value, Mapping):
+        return type(value)
+    if "kind" not in value:
+        raise UsageError(f"{name}.kind is missing: expected {' or '.join(kinds)}")
+    kind = str(value["kind"])
+    if kind not in kinds:
+        raise unknown(f"{name}.kind", kind, kinds)
+    return kinds[kind]
 
 
 class _Mismatch(Exception):

@@ -55,7 +55,7 @@ def experiment(model: str, folder: Path, steps: int) -> jaxcnn.Experiment:
     return jaxcnn.Experiment(
         name=f"bench_{model}",
         model=jaxcnn.ModelConfig(name=model),
-        data=jaxcnn.DataConfig(source="npz", path=path, pad_crop=4, flip=True),
+        data=jaxcnn.DataConfig(source="npz", path=path, augment=(jaxcnn.PadCrop(pad=4), jaxcnn.Flip())),
         optim=jaxcnn.OptimConfig(name="momentum", learning_rate=0.01),
         train=jaxcnn.TrainConfig(batch_size=128, steps=steps),
         eval=jaxcnn.EvalConfig(every=10**9),

@@ -187,7 +187,7 @@ def epoch_seconds(
         experiment = jaxcnn.Experiment(
             name="epoch",
             model=jaxcnn.ModelConfig(name=model, dtype=dtype),
-            data=jaxcnn.DataConfig(source="npz", path=path, pad_crop=4, flip=True),
+            data=jaxcnn.DataConfig(source="npz", path=path, augment=(jaxcnn.PadCrop(pad=4), jaxcnn.Flip())),
             optim=jaxcnn.OptimConfig(name="momentum", learning_rate=0.01),
             train=jaxcnn.TrainConfig(batch_size=batch_size, epochs=1.0 + repeats, devices=devices),
         )

@@ -1,26 +1,23 @@
 """What the benchmarks compare with: convolutions and training steps in torch, timed on request.
 
 Started by `bench_peer.Peer` under an interpreter that has torch and needs nothing else; it lives as long as the
-benchmark, so that the two sides take turns in one run. Each line of stdin is a command in JSON, each line of stdout
-its answer; what torch prints goes to stderr. Times are in seconds.
+benchmark, so that the two sides take turns in one run. Commands, as `peer_protocol` reads them; times are in seconds:
 
     {"do": "hello"}                     -> {"torch": "2.13.0", "device": "cpu", "threads": 2, ...}
     {"do": "conv", ...}                 -> {"id": 0, "shape": [...]}        see `convolution`
     {"do": "step", ...}                 -> {"id": 1, "parameters": 61706}   see `step`
     {"do": "time", "id": 0, "calls": 3} -> {"seconds": 0.001}              mean of the calls
     {"do": "drop", "id": 0}             -> {}
-
-An answer with `error` says in one line why a command could not be done.
 """
 
 import argparse
 import ctypes
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from peer_protocol import Unfit, serve
 
 try:
     import torch
@@ -218,26 +215,18 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-allocator", action="store_true", help="leave malloc as it is")
     options = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
 
-    def say(answer: dict[str, Any]) -> None:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    def start() -> Callable[..., dict[str, Any]]:
+        if torch is None:
+            raise Unfit(f"it has no torch ({missing})")
+        if options.device == "cuda":
+            if not torch.cuda.is_available():
+                raise Unfit("its torch finds no GPU")
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")  # TF32, which XLA takes for float32 products, too
+        return Server(options.device, not options.no_allocator and keep_freed_memory()).answer
 
-    if torch is None:
-        return say({"error": f"it has no torch ({missing})"})
-    if options.device == "cuda":
-        if not torch.cuda.is_available():
-            return say({"error": "its torch finds no GPU"})
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # TF32, which XLA takes for float32 products, too
-    server = Server(options.device, not options.no_allocator and keep_freed_memory())
-    for line in sys.stdin:
-        try:
-            say(server.answer(**json.loads(line)))
-        except Exception as error:
-            say({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+    serve(start)
 
 
 if __name__ == "__main__":

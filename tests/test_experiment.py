@@ -1,5 +1,6 @@
 """The experiment tree: typed, comparable, the same after JSON, with a fingerprint of what matters."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -13,10 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jaxcnn import (
+    DataConfig,
+    Experiment,
+    Flip,
+    Mixup,
+    ModelConfig,
+    OptimConfig,
+    PadCrop,
+    ScheduleConfig,
+    TrainConfig,
+)
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import difference, fingerprint, from_dict, load_experiment, to_dict
-from jaxcnn.typed import check, expected, leaves
+from jaxcnn.typed import check, expected, leaves, variants
 
 BASE = Experiment(
     name="base",
@@ -44,6 +55,8 @@ def with_field(experiment, name, value):
 def values_of(hint):
     """Values of a field's type, floats that are whole numbers among them."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):  # one of several: as JSON has it, with or without its defaults
+        return st.sampled_from([hint(), dataclasses.asdict(hint()), {"kind": hint.kind}])
     if origin is Literal:
         return st.sampled_from(parts)
     if origin in (typing.Union, types.UnionType):
@@ -121,6 +134,9 @@ def other(name, hint, value):
     if name in OTHERS:
         return OTHERS[name]
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if kinds := variants(hint):
+        first = next(iter(kinds.values()))()
+        return (*value, first) if typing.get_origin(hint) is tuple else first
     if typing.get_origin(hint) is Literal:
         return next(choice for choice in parts if choice != value)
     if typing.get_origin(hint) is tuple:
@@ -148,7 +164,7 @@ IMMATERIAL = {
 def test_the_fingerprint_covers_what_matters(name, hint):
     changed = with_field(BASE, name, other(name, hint, field(BASE, name)))
     assert changed != BASE
-    if name in IMMATERIAL | {"data.path", "data.download"}:
+    if name in IMMATERIAL | {"data.path", "data.download", "data.pipeline", "data.threads", "data.bad_limit"}:
         assert fingerprint(changed) == fingerprint(BASE) and difference(changed, BASE) is None
     else:
         assert fingerprint(changed) != fingerprint(BASE)
@@ -186,7 +202,17 @@ def test_where_the_data_are(tmp_path, monkeypatch):
         ("schedule.boundaries", [1.5], "schedule.boundaries is [1.5]: expected a list of whole numbers"),
         ("data.mean", ["a"], "data.mean is ['a']: expected a list of finite numbers or None"),
         ("data.path", 3, "data.path is 3: expected a path or None"),
-        ("data.flip", 1, "data.flip is 1: expected True or False"),
+        ("data.download", 1, "data.download is 1: expected True or False"),
+        ("data.augment", {"kind": "flip"}, "data.augment is {'kind': 'flip'}: expected a list of Flip or PadCrop or "),
+        ("data.augment", [{"kind": "flip"}, 3], "data.augment[1] is 3: expected Flip or PadCrop or "),
+        ("data.augment", [{"kind": "flp"}], "unknown data.augment[0].kind 'flp': did you mean 'flip'?"),
+        ("data.augment", [{"kind": 3}], "unknown data.augment[0].kind '3': valid choices are "),
+        ("data.augment", [{"pad": 4}], "data.augment[0].kind is missing: expected flip or pad_crop or "),
+        ("data.augment", [{"kind": "pad_crop", "pad": 0.5}], "data.augment[0].pad is 0.5: expected a whole number"),
+        ("data.augment", [{"kind": "flip", "p": 1}], "unknown field 'data.augment[0].p': "),
+        ("data.augment", [{"kind": "mixup", "alpha": -1}], "data.augment, mixup: alpha is -1.0, expected a number of "),
+        ("data.train_crop", [], "data.train_crop is []: expected RandomResizedCrop or ScaleJitter or None"),
+        ("data.train_crop", {"kind": "x"}, "unknown data.train_crop.kind 'x': valid choices are random_resized_crop"),
         ("data.source", "tfsd", "unknown data.source 'tfsd': did you mean 'tfds'?"),
         ("data.source", None, "data.source is None: expected tfds or digits or npz or folder"),
         ("model", "lenet5", "model is 'lenet5': expected the fields of ModelConfig"),
@@ -231,6 +257,19 @@ def test_fields_unknown_or_missing():
     with pytest.raises(UsageError, match=r"the whole is \[1\]: expected the fields of Experiment"):
         from_dict([1])
     assert from_dict({**values, "eval": {}}) == BASE  # defaults may be left out
+
+
+def test_transforms_are_told_apart_by_their_kind():
+    data = DataConfig(source="digits", augment=[PadCrop(pad=2), Flip(), Mixup(alpha=1)])
+    experiment = replace(BASE, data=data)
+    assert experiment.data.augment == (PadCrop(pad=2), Flip(), Mixup(alpha=1.0))
+    values = to_dict(experiment)["data"]["augment"]
+    assert [value["kind"] for value in values] == ["pad_crop", "flip", "mixup"]
+    assert from_dict(to_dict(experiment)) == experiment
+    assert fingerprint(experiment) == fingerprint(replace(BASE, data=replace(data, augment=values)))
+    turned = replace(BASE, data=replace(data, augment=data.augment[::-1]))
+    assert fingerprint(turned) != fingerprint(experiment), "their order matters"
+    assert difference(turned, experiment).startswith("data.augment is [")
 
 
 def test_every_type_in_the_tree_has_a_description():

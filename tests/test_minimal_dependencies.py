@@ -25,10 +25,14 @@ builtins.__import__ = guarded
 
 import jax, jax.numpy as jnp, numpy as np
 import jaxcnn, jaxcnn.layers, jaxcnn.models
-from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig, create
+from jaxcnn import (
+    DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig, create
+)
 from jaxcnn.data import Split, load, normalisation
-from jaxcnn.data.augment import normalize
-from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch
+from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data.order import Order
+from jaxcnn.data.prepared import Norms, eval_batch, training_batch
+from jaxcnn.data.resident import Arrays, Stream, gather
 from jaxcnn.errors import UsageError
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optim import make_optimizer
@@ -37,24 +41,23 @@ from jaxcnn.train.step import make_eval_step, make_train_step
 
 rng = np.random.default_rng(0)
 train = Split(rng.integers(0, 256, (40, 28, 28, 1)).astype(np.uint8), (np.arange(40) % 10).astype(np.int32))
-config = DataConfig(source="npz", pad_crop=2, flip=True)
+config = DataConfig(source="npz", augment=(PadCrop(pad=2), Flip()))
 model, task, key = create("lenet5"), Classification(), jax.random.key(0)
 images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
 params = jax.eval_shape(model.init, key, images)["params"]
 tx = make_optimizer(OptimConfig(name="adam", learning_rate=1e-3), ScheduleConfig(), 10, params)
 state = create_state(model, tx, key, images)
-mean, std = normalisation(config, train.images)
-arrays, stream = Arrays(train.images, train.labels, mean, std), Stream(key, len(train), 8)
+norms = Norms(*normalisation(config, train))
+arrays, stream = Arrays.of(train), Stream(Order(key, len(train), 8))
 step = jax.jit(make_train_step(model, tx, task))
 losses = []
 for number in range(3):
-    batch = make_batch(arrays, *stream.at(number), jax.random.fold_in(key, number), config, 8)
+    batch = training_batch(gather(arrays, *stream.at(number), 8), jax.random.fold_in(key, number), norms, config, 10)
     state, sums = step(state, batch)
     losses.append(float(sums["loss"]))
 assert np.isfinite(losses).all() and int(state.step) == 3
 evaluate = jax.jit(make_eval_step(model, task))
-counts = [evaluate(state.variables, batch | {"image": normalize(batch["image"], mean, std)})[0]["count"]
-          for batch in eval_batches(train, 16)]
+counts = [evaluate(state.variables, eval_batch(**batch, norms=norms))[0]["count"] for batch in eval_batches(train, 16)]
 assert sum(map(int, counts)) == 40
 experiment = Experiment(name="x", model=ModelConfig(name="lenet5"), data=config, optim=OptimConfig(),
                         train=TrainConfig(batch_size=8, steps=1))
@@ -75,7 +78,7 @@ from jaxcnn.report import figures
 missing(lambda: load(DataConfig(source="digits")), "digits")
 rows = [{"step": 1, "train/loss": 1.0}]
 missing(lambda: figures.write_figures(
-    __import__("pathlib").Path("."), rows, train.images, np.eye(10, dtype=np.float32)[train.labels], train.labels,
+    __import__("pathlib").Path("."), rows, train.images.__getitem__, np.eye(10, dtype=np.float32)[train.labels], train.labels,
     tuple("0123456789")), "report")
 print("good")
 """

@@ -61,12 +61,11 @@ def test_other_threads_may_use_a_flag_that_is_never_set():
 def test_decoding_images_polls():
     stop, read = StopFlag(), []
 
-    def decode(indices):
-        for index in indices:
-            read.append(index)
-            if index == 300:
-                stop.signum = signal.SIGTERM
-            yield np.zeros((2, 2, 3), np.uint8)
+    def decode(index):
+        read.append(index)
+        if index == 300:
+            stop.signum = signal.SIGTERM
+        return np.zeros((2, 2, 3), np.uint8)
 
     with pytest.raises(Stopped):
         imaging.stack(1000, decode, str, stop.check)

@@ -1,55 +1,60 @@
 """Random changes to a batch of training images: pure functions, key first, batch in, batch out.
 
-Each image draws from the key by its place in the batch, so the same key gives the same images, jitted or not,
-on one device or with the batch sharded over many.
+    augment((PadCrop(pad=4), Flip()), key, batch, num_classes)
+
+A batch is image [batch, height, width, channels], uint8 or float32 in 0..255; label int32 [batch]; mask bool [batch];
+and, once examples were mixed, target float32 [batch, classes]. What each transform does is written at its class.
 """
 
-from typing import Literal
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Key, Shaped, UInt8
+from jaxtyping import Array, Float, Float32, Key, Shaped
 
-from jaxcnn.errors import UsageError
+from jaxcnn.data.colour import ColorJitter, Grayscale, Lighting
+from jaxcnn.data.erasing import Cutout, Erasing
+from jaxcnn.data.mixing import CutMix, Mixup
+from jaxcnn.data.policies import AutoAugment, RandAugment, TrivialAugment
+from jaxcnn.data.transforms import Batch
+from jaxcnn.data.warps import Affine, Flip, PadCrop
 
 AnyArray = Array | np.ndarray
-Images = Shaped[Array, "batch height width channels"]
+
+Augmentation = (
+    Flip
+    | PadCrop
+    | Affine
+    | ColorJitter
+    | Grayscale
+    | Lighting
+    | RandAugment
+    | AutoAugment
+    | TrivialAugment
+    | Cutout
+    | Erasing
+    | Mixup
+    | CutMix
+)
 
 
-def random_flip(key: Key[Array, ""], images: Images) -> Images:
-    """Mirror each image left to right with probability 1/2."""
-    flipped = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
-    return jnp.where(flipped, images[:, :, ::-1], images)
+def augment(transforms: Sequence[Augmentation], key: Key[Array, ""], batch: Batch, num_classes: int) -> Batch:
+    """Return the batch after the transforms, in their order.
 
-
-def random_pad_crop(key: Key[Array, ""], images: Images, pad: int, mode: Literal["zero", "reflect"] = "zero") -> Images:
-    """Pad each side by `pad` pixels and crop back to the image's size at a random place.
-
-    All (2 pad + 1)^2 places are equally likely (He et al. 2015, section 4.2, with pad = 4).
-
-    Raises:
-        UsageError: for a negative pad, or one that reflection cannot fill.
+    Transform i of n draws from `jax.random.split(key, n)[i]`, which does not depend on n: one added at the end leaves
+    the draws of the others as they were.
     """
-    _, height, width, channels = images.shape
-    if pad < 0 or (mode == "reflect" and pad >= min(height, width)):
-        raise UsageError(f"data.pad_crop is {pad}, expected 0 to {min(height, width) - 1} for {height}x{width}")
-    if pad == 0:
-        return images
-    edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    padded = jnp.pad(images, edges, mode="constant" if mode == "zero" else "reflect")
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
-
-    def crop(image: Shaped[Array, "h w c"], corner: Shaped[Array, "2"]) -> Shaped[Array, "height width c"]:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
-
-    return jax.vmap(crop)(padded, corners)
+    for transform, own in zip(transforms, jax.random.split(key, len(transforms)), strict=True):
+        # Each image is made once: XLA would make it anew for each pixel of the next transform that reads it.
+        batch = jax.lax.optimization_barrier(transform(own, batch, num_classes))
+    return batch
 
 
 def normalize(
-    images: UInt8[AnyArray, "batch height width channels"],
+    images: Shaped[AnyArray, "batch height width channels"],
     mean: Float[AnyArray, "..."],
     std: Float[AnyArray, "..."],
 ) -> Float32[Array, "batch height width channels"]:
-    """Return (images / 255 - mean) / std in float32; `mean` and `std` broadcast over an image."""
+    """Return (images / 255 - mean) / std in float32; `mean` and `std` broadcast over an image of uint8 or float32."""
     return (jnp.asarray(images, jnp.float32) / 255 - mean) / std

@@ -5,19 +5,19 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data import images as imaging
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.dataset import Split, check_split
+from jaxcnn.data.dataset import Split
 from jaxcnn.errors import UsageError, unknown
 
 _POLL_SECONDS = 0.2
@@ -34,33 +34,59 @@ def open_builder(config: DataConfig, poll: Callable[[], None]) -> Any:
         UsageError: for an unknown name, a data set that is not there and cannot be prepared, or one prepared
             in files without random access.
     """
-    import tensorflow_datasets as tfds
-
     if not config.name:
         raise UsageError("data.source tfds needs data.name, for example mnist")
-    data_dir = None if config.path is None else os.fspath(config.path.expanduser())
+    builder = find_builder(config.name, config.path)
+    if not is_prepared(builder):
+        _download(builder, config.download, poll)
+    formats = sorted(found.value for found in builder.info.available_file_formats())
+    if "array_record" not in formats:
+        given = "" if config.path is None else f" --data-dir {shlex.quote(str(config.path))}"
+        advice = (
+            f"convert them with 'jaxcnn data convert {config.name}{given}'"
+            if "tfrecord" in formats
+            else f"prepare it again with 'tfds build {config.name} --file_format=array_record'"
+        )
+        raise UsageError(f"{builder.data_path} holds {', '.join(formats)} files, which have no random access: {advice}")
+    return builder
+
+
+def find_builder(name: str, path: Path | None) -> Any:
+    """Return the TFDS builder of a data set, which need not be prepared; if so, in any file format.
+
+    Args:
+        name: such as mnist or imagenette/full-size-v2.
+        path: TFDS's data folder; TFDS's own by default.
+
+    Raises:
+        UsageError: TFDS has no such data set, configuration or version, or lacks a package to open it.
+    """
+    import tensorflow_datasets as tfds
+
+    data_dir = None if path is None else os.fspath(path.expanduser())
     try:
-        if not re.fullmatch(r"\w+(/[^:]+)?(:[\d.*]+)?", config.name):  # TFDS also takes huggingface:NAME
+        if not re.fullmatch(r"\w+(/[^:]+)?(:[\d.*]+)?", name):  # TFDS also takes huggingface:NAME
             raise tfds.core.DatasetNotFoundError
         with contextlib.redirect_stdout(None):  # TFDS prints a box where a package is missing
-            builder = tfds.builder(config.name, data_dir=data_dir)
-            if not _is_prepared(builder):
-                builder = tfds.builder(config.name, data_dir=data_dir, file_format="array_record")
+            builder = tfds.builder(name, data_dir=data_dir)
+            if not is_prepared(builder):
+                builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            elif builder.info.file_format.value != "array_record":
+                # TFDS's own class of a data set knows its first format only, not what `convert` added.
+                builder = tfds.builder_from_directory(builder.data_path)
     except tfds.core.DatasetNotFoundError:
-        raise unknown("TFDS data set", config.name, tfds.list_builders(with_community_datasets=False)) from None
+        raise unknown("TFDS data set", name, tfds.list_builders(with_community_datasets=False)) from None
     except (ValueError, AssertionError) as error:
-        raise _cannot_build(config.name, error) from error
+        raise _cannot_build(name, error) from error
     except ImportError as error:
         reason = str(error).rpartition(": ")[2]
-        raise UsageError(f"TFDS data set {config.name!r} cannot be opened: {reason}; pip install it") from error
-    if not _is_prepared(builder):
-        _download(builder, config.download, poll)
-    if builder.info.file_format.value != "array_record":
-        raise UsageError(
-            f"{builder.data_path} holds {builder.info.file_format.value} files, which have no random access: "
-            f"prepare it again with 'tfds build {config.name} --file_format=array_record'"
-        )
+        raise UsageError(f"TFDS data set {name!r} cannot be opened: {reason}; pip install it") from error
     return builder
+
+
+def is_prepared(builder: Any) -> bool:
+    """Return whether the builder's files are there."""
+    return (Path(builder.data_path) / "dataset_info.json").is_file()
 
 
 def _cannot_build(given: str, error: Exception) -> UsageError:
@@ -75,10 +101,6 @@ def _cannot_build(given: str, error: Exception) -> UsageError:
         return unknown(f"configuration of {name}", variant, variants)
     reason = " ".join(str(error).split()).rpartition('}": ')[2]
     return UsageError(f"TFDS data set {given!r}: {reason[:300]}")
-
-
-def _is_prepared(builder: Any) -> bool:
-    return (Path(builder.data_path) / "dataset_info.json").is_file()
 
 
 def _download(builder: Any, allowed: bool, poll: Callable[[], None]) -> None:
@@ -146,53 +168,20 @@ def find_features(info: Any) -> tuple[str, str]:
     return image, label
 
 
-def read(
-    builder: Any,
-    split: str,
-    image: str,
-    label: str,
-    size: int | None,
-    resize: imaging.Resize,
-    poll: Callable[[], None],
-) -> Split:
-    """Return a whole split, decoded; from the user's cache where these files were decoded before."""
-    path = _cache_path(builder, split, image, label, size, resize)
+def kept(builder: Any, config: DataConfig, split: str, decode: Callable[[], Split]) -> Split:
+    """Return a whole split, decoded: from the user's cache where these files were decoded before, or by `decode`."""
+    path = _kept_path(builder, split, config.image_size, config.resize, config.resize_to)
     # np.load checks the CRC of each array; a damaged file is decoded anew.
     with contextlib.suppress(*_UNREADABLE), path.open("rb") as raw, np.load(raw) as file:
         return Split(file["images"], file["labels"])
-    result = _decode(builder, split, image, label, size, resize, poll)
-    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-        _save(path, result)
+    result = decode()
+    if not result.bad:  # else they are to be found, and told of, each time
+        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+            _keep(path, result)
     return result
 
 
-def _decode(
-    builder: Any,
-    split: str,
-    image: str,
-    label: str,
-    size: int | None,
-    resize: imaging.Resize,
-    poll: Callable[[], None],
-) -> Split:
-    import tensorflow_datasets as tfds
-
-    records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
-    channels = builder.info.features[image].shape[-1] or 3
-    if channels not in (1, 3):
-        raise UsageError(f"TFDS data set {builder.info.full_name!r}: images have {channels} channels, not 1 or 3")
-    labels = np.zeros(len(records), np.int64)
-
-    def decode(indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for index, record in zip(indices, records.__getitems__(list(indices)), strict=True):
-            labels[index] = record[label]
-            yield imaging.decode(record[image], channels, size, resize)
-
-    images = imaging.stack(len(records), decode, lambda index: f"record {index}", poll)
-    return check_split(images, labels, f"TFDS data set {builder.info.full_name!r}, split {split!r}")
-
-
-def _cache_path(builder: Any, split: str, *options: object) -> Path:
+def _kept_path(builder: Any, split: str, *options: object) -> Path:
     """Return a path that changes with the prepared files and with how they are decoded."""
     folder = Path(builder.data_path)
     stamp = hashlib.sha256(repr(options).encode())
@@ -205,7 +194,7 @@ def _cache_path(builder: Any, split: str, *options: object) -> Path:
     return root / "jaxcnn" / "data" / name
 
 
-def _save(path: Path, split: Split) -> None:
+def _keep(path: Path, split: Split) -> None:
     """Write the arrays, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

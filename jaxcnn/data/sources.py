@@ -1,41 +1,31 @@
-"""Data sets from TFDS, scikit-learn's digits, .npz files and folders of images, all as uint8 arrays."""
+"""Data sets from TFDS, scikit-learn's digits, .npz files, folders of images, tar files and caches."""
 
 import gzip
-import hashlib
 import importlib.util
 import itertools
+import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.data import images as imaging
+from jaxcnn.data.bad import BadExamples, check_label
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.dataset import Dataset, Split, check_split
+from jaxcnn.data.dataset import Dataset, Examples, Split, check_split, concatenate
+from jaxcnn.data.decode import BadImage
+from jaxcnn.data.records import ArrayRecords, Store, Subset
 from jaxcnn.data.slicing import Slice, parse
 from jaxcnn.errors import UsageError, unknown
 
 Poll = Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A data set before slicing."""
-
-    sizes: dict[str, int]
-    """Examples in each split."""
-    class_names: tuple[str, ...]
-    read: Callable[[str, Poll], Split]
-    """Returns a whole split; polls while it is at work."""
-    note: str = ""
-    """Passed on to the `Dataset`."""
-
-
 def load(config: DataConfig, poll: Poll = lambda: None) -> Dataset:
-    """Return the data set that `config` describes, in memory.
+    """Return the data set that `config` describes: in memory, or streamed where it is too large for that.
 
     Args:
         config: what to load.
@@ -43,52 +33,137 @@ def load(config: DataConfig, poll: Poll = lambda: None) -> Dataset:
 
     Raises:
         UsageError: where the source lacks what was asked for, naming it.
+        RunError: more examples are bad than `bad_limit` allows.
     """
-    openers: dict[str, Callable[[DataConfig], Source]] = {
-        "tfds": partial(_open_tfds, poll=poll),
-        "digits": _open_digits,
-        "npz": _open_npz,
-        "folder": _open_folder,
-    }
-    if config.source not in openers:
-        raise unknown("data.source", config.source, openers)
+    store = open_store(config, poll)
+    return take(config, store, streams(config, store), poll)
+
+
+def open_store(config: DataConfig, poll: Poll = lambda: None) -> Store:
+    """Return the data set as it is stored; TFDS may download it first.
+
+    Raises:
+        UsageError: as `load`.
+    """
+    if config.source not in OPENERS:
+        raise unknown("data.source", config.source, OPENERS)
     _check(config)
-    source = openers[config.source](config)
-    _check_overlap(config, source.sizes)
+    store = OPENERS[config.source](config, poll)
+    _check_overlap(config, store.sizes)
+    return store
+
+
+def streams(config: DataConfig, store: Store) -> bool:
+    """Return whether examples are read while the network trains; if not, they are decoded once, into memory.
+
+    No result depends on it: where nothing is random on the host, both give the same batches.
+    """
+    if config.pipeline != "auto" or config.train_crop is not None:
+        return config.pipeline == "streaming" or config.train_crop is not None
+    if config.image_size is None or store.in_memory:
+        return False
+    splits = {part.split for spec in _specs(config).values() for part in parse(spec, store.sizes)}
+    image = config.image_size**2 * store.channels
+    train = sum(part.stop - part.start for part in parse(config.train_split, store.sizes))
+    host, device = imaging.free_memory()
+    return sum(store.sizes[split] for split in splits) * image > host // 2 or train * image > device // 2
+
+
+def take(config: DataConfig, store: Store, streamed: bool, poll: Poll = lambda: None) -> Dataset:
+    """Return the splits that `config` names.
+
+    Raises:
+        UsageError, RunError: as `load`.
+    """
+    open_split = _open_streamed if streamed else _open_in_memory(store, config, poll)
+    found = {name: open_split(config, store, spec) for name, spec in _specs(config).items()}
+    train = found["train"]
+    for name, split in found.items():
+        if split.image_shape != train.image_shape:
+            same = split.image_shape[-1] == train.image_shape[-1]
+            raise UsageError(
+                f"images of split {_specs(config)[name]!r} are {split.image_shape}, those of {config.train_split!r} "
+                f"{train.image_shape}: {'set data.image_size' if same else 'expected as many channels'}"
+            )
+    return Dataset(train, found.get("val"), found["test"], store.class_names, store.note)
+
+
+def _specs(config: DataConfig) -> dict[str, str]:
+    specs = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
+    return {name: spec for name, spec in specs.items() if spec is not None}
+
+
+def _open_streamed(config: DataConfig, store: Store, spec: str) -> Examples:
+    from jaxcnn.data.streaming import Reader
+
+    if config.image_size is None:
+        raise UsageError("images that are streamed need data.image_size, the side in pixels that all are brought to")
+    records = Subset([(store.records(name), start, stop) for name, start, stop in parse(spec, store.sizes)])
+    shape = (config.image_size, config.image_size, store.channels)
+    bad = BadExamples(spec, len(records), config.bad_limit)
+    return Reader(records, shape, store.class_names, config, bad)
+
+
+def _open_in_memory(store: Store, config: DataConfig, poll: Poll) -> Callable[[DataConfig, Store, str], Examples]:
     whole: dict[str, Split] = {}
 
-    def take(spec: str) -> Split:
+    def open_split(config: DataConfig, store: Store, spec: str) -> Examples:
         parts = []
-        for name, start, stop in parse(spec, source.sizes):
+        for name, start, stop in parse(spec, store.sizes):
             if name not in whole:
-                whole[name] = source.read(name, poll)
-            parts.append(Split(whole[name].images[start:stop], whole[name].labels[start:stop]))
-        if len(parts) == 1:
-            return parts[0]
-        if len({part.images.shape[1:] for part in parts}) > 1:
+                read = partial(read_whole, store, name, config, poll)
+                whole[name] = read() if store.decoded is None else store.decoded(name, read)
+            parts.append(whole[name][start:stop])
+        if len({part.image_shape for part in parts}) > 1:
             raise UsageError(f"split {spec!r}: images differ in size, set data.image_size")
-        return Split(np.concatenate([part.images for part in parts]), np.concatenate([part.labels for part in parts]))
+        return concatenate(parts)
 
-    train, test = take(config.train_split), take(config.test_split)
-    val = None if config.val_split is None else take(config.val_split)
-    for spec, split in ((config.val_split, val), (config.test_split, test)):
-        if split is not None and split.images.shape[1:] != train.images.shape[1:]:
-            same = split.images.shape[-1] == train.images.shape[-1]
-            raise UsageError(
-                f"images of split {spec!r} are {split.images.shape[1:]}, those of {config.train_split!r} "
-                f"{train.images.shape[1:]}: {'set data.image_size' if same else 'expected as many channels'}"
-            )
-    for split in whole.values():
-        if split.labels.max() >= len(source.class_names):
-            raise UsageError(f"label {split.labels.max()} found, there are {len(source.class_names)} classes")
-    return Dataset(train, val, test, source.class_names, source.note)
+    return open_split
+
+
+def read_whole(store: Store, name: str, config: DataConfig, poll: Poll) -> Split:
+    """Return a whole split, decoded by threads.
+
+    Raises:
+        UsageError: images differ in size, or do not fit in memory.
+        RunError: more are bad than allowed.
+    """
+    records = store.records(name)
+    if config.image_size is not None:
+        imaging.check_memory(len(records), (config.image_size, config.image_size, store.channels))
+    bad = BadExamples(name, len(records), config.bad_limit)
+    labels = np.zeros(len(records), np.int32)
+
+    def read(index: int) -> np.ndarray | None:
+        try:
+            image, label = records[index]
+            check_label(label, store.class_names)
+            pixels = imaging.fitted(image, store.channels, config)
+        except BadImage as error:
+            bad.add(index, records.name(index), str(error))
+            return None
+        labels[index] = label
+        return pixels
+
+    images = imaging.stack(len(records), read, records.name, poll)
+    return Split(images, labels, bad.found)
 
 
 def _check(config: DataConfig) -> None:
     if config.image_size is not None and config.image_size < 1:
         raise UsageError(f"data.image_size is {config.image_size}: expected a number of pixels, such as 224")
-    if config.pad_crop < 0:
-        raise UsageError(f"data.pad_crop is {config.pad_crop}: expected 0 or more pixels")
+    if config.resize_to is not None and (config.image_size is None or config.resize_to < config.image_size):
+        raise UsageError(
+            f"data.resize_to is {config.resize_to}: expected {config.image_size}, data.image_size, or more"
+        )
+    if config.resize_to is not None and config.resize == "pad":
+        raise UsageError(f"data.resize_to is {config.resize_to}, but data.resize pad does not scale: give one of them")
+    if config.train_crop is not None and config.pipeline == "resident":
+        raise UsageError("data.train_crop cuts from whole images, which data.pipeline resident does not keep: give one")
+    if not 0 <= config.bad_limit <= 1:
+        raise UsageError(f"data.bad_limit is {config.bad_limit}: expected a fraction of the examples, such as 0.001")
+    if config.threads is not None and config.threads < 1:
+        raise UsageError(f"data.threads is {config.threads}: expected a number of threads, such as {os.cpu_count()}")
     if config.name and config.source != "tfds":
         raise UsageError(
             f"data.name is {config.name!r}, which data.source {config.source} does not read: only tfds does"
@@ -116,20 +191,15 @@ def _check_overlap(config: DataConfig, sizes: Mapping[str, int]) -> None:
             )
 
 
-def _open_tfds(config: DataConfig, poll: Poll) -> Source:
-    from jaxcnn.data import from_tfds
+def _open_tfds(config: DataConfig, poll: Poll) -> Store:
+    from jaxcnn.data.from_tfds import kept, open_builder
+    from jaxcnn.data.tfds_records import open_tfds
 
-    builder = from_tfds.open_builder(config, poll)
-    image, label = from_tfds.find_features(builder.info)
-    return Source(
-        sizes={name: split.num_examples for name, split in builder.info.splits.items()},
-        class_names=tuple(builder.info.features[label].names),
-        read=lambda split, poll: from_tfds.read(builder, split, image, label, config.image_size, config.resize, poll),
-        note=(builder.info.metadata or {}).get("note", ""),
-    )
+    builder = open_builder(config, poll)
+    return replace(open_tfds(builder), decoded=partial(kept, builder, config))
 
 
-def _open_digits(config: DataConfig) -> Source:
+def _open_digits(config: DataConfig, poll: Poll) -> Store:
     """Open the test part of UCI's "Optical Recognition of Handwritten Digits", 8x8, as in scikit-learn.
 
     The file has no split of its own: after one fixed permutation the last fifth (360) is the test split.
@@ -141,22 +211,15 @@ def _open_digits(config: DataConfig) -> Source:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     table = table[np.random.RandomState(0).permutation(len(table))]
     pixels = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    digits = check_split(imaging.fit_array(pixels, config.image_size, config.resize), table[:, 64], "digits")
+    digits = check_split(pixels, table[:, 64], "digits")
     count = len(table) - -(-len(table) // 5)
-    splits = {
-        "train": Split(digits.images[:count], digits.labels[:count]),
-        "test": Split(digits.images[count:], digits.labels[count:]),
-    }
-    return Source(
-        sizes={name: len(split) for name, split in splits.items()},
-        class_names=tuple("0123456789"),
-        read=lambda split, poll: splits[split],
-    )
+    splits = {"train": digits[:count], "test": digits[count:]}
+    return _in_memory(tuple("0123456789"), splits)
 
 
-def _open_npz(config: DataConfig) -> Source:
+def _open_npz(config: DataConfig, poll: Poll) -> Store:
     """Open arrays {split}_images and {split}_labels, and optionally class_names."""
-    path = _existing(config.path, "npz", "file")
+    path = _existing(config, "file")
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it was not written by np.savez")
@@ -170,8 +233,7 @@ def _open_npz(config: DataConfig) -> Source:
         if kind == "images" and name:
             if f"{name}_labels" not in arrays:
                 raise UsageError(f"{path} holds {key} and no {name}_labels")
-            split = check_split(arrays[key], arrays[f"{name}_labels"], f"{path} {name}")
-            splits[name] = Split(imaging.fit_array(split.images, config.image_size, config.resize), split.labels)
+            splits[name] = check_split(arrays[key], arrays[f"{name}_labels"], f"{path} {name}")
     if not splits:
         raise UsageError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected train_images, train_labels, ...")
     labels = np.unique(np.concatenate([split.labels for split in splits.values()]))
@@ -182,88 +244,52 @@ def _open_npz(config: DataConfig) -> Source:
             f"{path} has labels up to {count - 1} and none is {missing}: expected every number from 0, or an array "
             "class_names where some classes have no image"
         )
-    return Source(
-        sizes={name: len(split) for name, split in splits.items()},
-        class_names=tuple(map(str, arrays.get("class_names", range(count)))),
-        read=lambda split, poll: splits[split],
-    )
+    class_names = tuple(map(str, arrays.get("class_names", range(count))))
+    if count > len(class_names):
+        raise UsageError(f"{path}: label {count - 1} found, there are {len(class_names)} classes")
+    return _in_memory(class_names, splits)
 
 
-def _open_folder(config: DataConfig) -> Source:
-    """Open SPLIT/CLASS/FILE, or CLASS/FILE as one split `train`; classes are in sorted order, files in a mixed one.
-
-    So a slice has images of all classes, about as many as the whole; and a file's place among the others is fixed.
-    """
-    root = _existing(config.path, "folder", "folder")
-    folders = _subfolders(root)
-    splits = {folder.name: folder for folder in folders if _subfolders(folder)}
-    if not splits:
-        splits = {"train": root}
-    names = sorted({folder.name for split in splits.values() for folder in _subfolders(split)})
-    if not names:
-        raise UsageError(f"{root} holds no class folders: expected CLASS/image or SPLIT/CLASS/image files")
-    files = {
-        split: [
-            (file, label)
-            for label, name in enumerate(names)
-            for file in (folder / name).glob("*")
-            if file.is_file() and not file.name.startswith(".")
-        ]
-        for split, folder in splits.items()
-    }
-    for listed in files.values():
-        listed.sort(key=_order)
-    for split, listed in files.items():
-        if not listed:
-            raise UsageError(f"{splits[split]} holds class folders and no files in them")
-    return Source(
-        sizes={split: len(listed) for split, listed in files.items()},
-        class_names=tuple(names),
-        read=lambda split, poll: _read_files(files[split], config, poll),
-    )
+def _in_memory(class_names: tuple[str, ...], splits: Mapping[str, Split]) -> Store:
+    arrays = {name: ArrayRecords(split.images, split.labels) for name, split in splits.items()}
+    sizes = {name: len(split) for name, split in splits.items()}
+    channels = next(iter(splits.values())).image_shape[-1]
+    return Store(class_names, sizes, arrays.__getitem__, channels=channels, in_memory=True)
 
 
-def _order(item: tuple[Path, int]) -> bytes:
-    file, _ = item
-    return hashlib.sha256(f"{file.parent.name}/{file.name}".encode(errors="surrogateescape")).digest()
+def _open_folder(config: DataConfig, poll: Poll) -> Store:
+    from jaxcnn.data.folder import open_folder
+
+    return open_folder(_existing(config, "folder"))
 
 
-def _read_files(files: list[tuple[Path, int]], config: DataConfig, poll: Poll) -> Split:
-    from PIL import Image
+def _open_tar(config: DataConfig, poll: Poll) -> Store:
+    from jaxcnn.data.tar import open_tar
 
-    bad: list[Path] = []
-
-    def decode(indices: Sequence[int]) -> Iterator[np.ndarray]:
-        for index in indices:
-            try:
-                yield imaging.decode(files[index][0].read_bytes(), 3, config.image_size, config.resize)
-            except (
-                OSError,
-                SyntaxError,
-                Image.DecompressionBombError,
-            ):  # what Pillow raises for a broken file
-                bad.append(files[index][0])
-                yield np.zeros((config.image_size or 1, config.image_size or 1, 3), np.uint8)
-
-    try:
-        images = imaging.stack(len(files), decode, lambda index: str(files[index][0]), poll)
-    except UsageError:
-        if not bad:  # else the odd size may be that of the stand-in
-            raise
-    if bad:
-        shown = ", ".join(map(str, sorted(set(bad))[:3])) + (", ..." if len(set(bad)) > 3 else "")
-        raise UsageError(f"not readable as images, {len(set(bad))} of {len(files)} files: {shown}")
-    return Split(images, np.array([label for _, label in files], np.int32))
+    return open_tar(_existing(config, "file or folder"), poll)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _open_cache(config: DataConfig, poll: Poll) -> Store:
+    from jaxcnn.data.cache import open_cache
+
+    return open_cache(_existing(config, "folder"))
 
 
-def _existing(path: Path | None, source: str, kind: str) -> Path:
-    if path is None:
-        raise UsageError(f"data.source {source} needs data.path, the {kind} to read")
-    path = path.expanduser()
-    if not (path.is_dir() if kind == "folder" else path.is_file()):
+def _existing(config: DataConfig, kind: str) -> Path:
+    """Return data.path, which is to be a "file", a "folder" or a "file or folder"."""
+    if config.path is None:
+        raise UsageError(f"data.source {config.source} needs data.path, the {kind} to read")
+    path = config.path.expanduser()
+    if not ((path.is_file() and "file" in kind) or (path.is_dir() and "folder" in kind)):
         raise UsageError(f"data.path {path}: no such {kind}")
     return path
+
+
+OPENERS: dict[str, Callable[[DataConfig, Poll], Store]] = {
+    "tfds": _open_tfds,
+    "digits": _open_digits,
+    "npz": _open_npz,
+    "folder": _open_folder,
+    "tar": _open_tar,
+    "cache": _open_cache,
+}

@@ -3,9 +3,13 @@
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from jaxcnn.errors import UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STYLE = {
@@ -63,3 +67,16 @@ def png(figure: "Figure") -> bytes:
     with house_style():
         figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
     return content.getvalue()
+
+
+def show_image(axes: "Axes", image: UInt8[np.ndarray, "h w c"]) -> None:
+    """Draw an image: three channels as RGB, any other number as the grey mean of the channels."""
+    if image.shape[-1] == 3:
+        axes.imshow(image)
+    else:
+        axes.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+
+
+def shorten(text: str, length: int) -> str:
+    """Return the text, cut to so many characters."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

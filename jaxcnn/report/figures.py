@@ -4,7 +4,7 @@ matplotlib is used through its objects alone (no pyplot, no global figure), so t
 any thread and in a notebook alike, and the same numbers give the same PNG bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,15 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxcnn.errors import UsageError
 from jaxcnn.files import write_atomically
-from jaxcnn.report.canvas import blank, house_style, notice, png
+from jaxcnn.report.canvas import blank, house_style, notice, png, shorten, show_image
 from jaxcnn.report.tables import check_predictions, metric_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+ImagesOf = Callable[[Int[np.ndarray, " m"]], UInt8[np.ndarray, "m h w c"]]
+"""Returns the images of some indices, such as an array's `__getitem__`."""
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness.
 COLOURS = {"train": "#0072B2", "val": "#D55E00", "test": "#009E73"}
@@ -110,7 +113,7 @@ def confusion_matrix(
 
 
 def worst_mistakes(
-    images_uint8: UInt8[np.ndarray, "n h w c"],
+    images_of: ImagesOf,
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, "n"],
     class_names: Sequence[str],
@@ -121,22 +124,23 @@ def worst_mistakes(
     Three channels are shown as RGB, any other number as the grey mean of the channels.
 
     Raises:
-        UsageError: the images are not uint8 [n, h, w, c], or do not fit the logits, labels and class names.
+        UsageError: the images are not uint8 [m, h, w, c], or logits, labels and class names do not fit each other.
     """
     check_predictions(logits, labels, class_names)
-    if images_uint8.dtype != np.uint8 or images_uint8.ndim != 4 or len(images_uint8) != len(labels):
-        raise UsageError(
-            f"images {images_uint8.dtype} {images_uint8.shape}: expected uint8 [{len(labels)}, height, width, channels]"
-        )
     wrong = hardest(logits, labels)
     total = f"{len(labels):,} images"
     with house_style():
         if not wrong.size:
             return notice("Worst mistakes", f"None: all {total} are predicted correctly.")
         shown = wrong[:count]
+        images = images_of(shown)
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(shown):
+            raise UsageError(
+                f"images {images.dtype} {images.shape}: expected uint8 [{len(shown)}, height, width, channels]"
+            )
         columns = min(6, max(4, len(shown)))
         lines = -(-len(shown) // columns)
-        height, width = images_uint8.shape[1:3]
+        height, width = images.shape[1:3]
         figure = blank(1.8 * columns, 0.7 + lines * (0.75 + 1.6 * min(2.0, height / width)))
         if len(wrong) > len(shown):
             figure.suptitle(f"The {len(shown)} worst of {len(wrong):,} mistakes among {total}")
@@ -146,13 +150,13 @@ def worst_mistakes(
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()
-        for axes, index in zip(grid, shown, strict=False):
+        for axes, index, image in zip(grid, shown, images, strict=False):
             predicted = int(logits[index].argmax())
             confidence = np.exp(-losses(logits[index : index + 1], np.array([predicted]))[0])
-            _show(axes, images_uint8[index])
+            show_image(axes, image)
             axes.set_title(
-                f"true: {_shorten(class_names[labels[index]], 16)}\n"
-                f"predicted: {_shorten(class_names[predicted], 16)}\n"
+                f"true: {shorten(class_names[labels[index]], 16)}\n"
+                f"predicted: {shorten(class_names[predicted], 16)}\n"
                 f"confidence: {100 * confidence:.1f} %",
                 fontsize=8.5,
                 fontweight="normal",
@@ -164,7 +168,7 @@ def worst_mistakes(
 def write_figures(
     run_dir: Path,
     metrics_rows: Sequence[Mapping[str, Any]],
-    images: UInt8[np.ndarray, "n h w c"],
+    images_of: ImagesOf,
     logits: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, "n"],
     class_names: Sequence[str],
@@ -177,7 +181,7 @@ def write_figures(
     figures = {
         "curves": curves(metrics_rows),
         "confusion_matrix": confusion_matrix(logits, labels, class_names),
-        "worst_mistakes": worst_mistakes(images, logits, labels, class_names),
+        "worst_mistakes": worst_mistakes(images_of, logits, labels, class_names),
     }
     paths = []
     for name, figure in figures.items():
@@ -264,7 +268,7 @@ def _name_classes(axes: "Axes", class_names: Sequence[str]) -> None:
     axes.set(xlabel=f"Predicted class{unit}", ylabel=f"True class{unit}")
     if k <= NAMED_CLASSES:
         size = 10 if k <= ANNOTATED_CLASSES else max(5.5, 9 - k / 40)
-        ticks = [_shorten(name, 18) for name in class_names]
+        ticks = [shorten(name, 18) for name in class_names]
         upright = k > ANNOTATED_CLASSES or max(map(len, ticks)) > 4
         axes.set_xticks(range(k), ticks, fontsize=size, rotation=90 if upright else 0)
         axes.set_yticks(range(k), ticks, fontsize=size)
@@ -286,20 +290,9 @@ def _list_confusions(axes: "Axes", counts: Int[np.ndarray, "k k"], class_names: 
     """Write the most frequent confusions as a list."""
     mistakes = (counts - np.diag(np.diag(counts))).ravel()
     most = [int(cell) for cell in np.argsort(-mistakes, kind="stable")[:24] if mistakes[cell]]
-    name = [_shorten(name, 19) for name in class_names]
+    name = [shorten(name, 19) for name in class_names]
     lines = ["images: true → predicted", ""]
     lines += [f"{mistakes[cell]:>6}: {name[cell // len(name)]} → {name[cell % len(name)]}" for cell in most]
     axes.set_axis_off()
     axes.set_title("Most frequent confusions" if most else "No confusions", loc="left")
     axes.text(0, 0.99, "\n".join(lines), va="top", family="DejaVu Sans Mono", fontsize=8.5, linespacing=1.6)
-
-
-def _show(axes: "Axes", image: UInt8[np.ndarray, "h w c"]) -> None:
-    if image.shape[-1] == 3:
-        axes.imshow(image)
-    else:
-        axes.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

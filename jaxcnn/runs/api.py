@@ -17,9 +17,8 @@ from jaxtyping import Float32, UInt8
 from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data.augment import normalize
-from jaxcnn.data.dataset import check_split
+from jaxcnn.data.dataset import check_split, eval_batches
 from jaxcnn.data.images import preprocessing
-from jaxcnn.data.resident import eval_batches
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
 from jaxcnn.models import Model
@@ -147,9 +146,14 @@ class Run:
         return np.asarray(self.data["mean"], np.float32), np.asarray(self.data["std"], np.float32)
 
     @property
+    def streamed(self) -> bool | None:
+        """Whether its examples are read while it trains; None before it has begun."""
+        return self.data["streamed"] if (self.path / "data.json").exists() else None
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From an image file to the network's input, as the run's own images came to be."""
-        return preprocessing(self.data["image_shape"], self.experiment.data.resize, *self.norms)
+        return preprocessing(self.data["image_shape"], self.experiment.data, *self.norms)
 
     @cached_property
     def _blueprint(self) -> Blueprint:
@@ -197,7 +201,7 @@ class Run:
         images = np.asarray(images)
         split = check_split(images, np.zeros(images.shape[:1], np.int32), "images to predict")
         expected = tuple(self.data["image_shape"])
-        if split.images.shape[1:] != expected:
+        if split.image_shape != expected:
             raise UsageError(f"images to predict have shape {images.shape}, expected (n, {str(expected)[1:]}")
         batches = eval_batches(split, min(self.experiment.eval.batch_size, len(split)))
         parts = [np.asarray(self._probabilities(self.state.variables, batch["image"])) for batch in batches]
@@ -221,13 +225,13 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
     """
     found = load_run(folder)
     with StopFlag() as stop:
-        session = Session(_to_evaluate(found.experiment), stop, found.norms)
+        session = Session(_to_evaluate(found.experiment), stop, found.norms, found.streamed)
         splits = session.dataset.splits()
         if split not in splits:
             raise unknown("split", split, splits)
         check_data(found.path, session)
         state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
-        metrics, _ = session.evaluate(state.variables, splits[split])
+        metrics = session.evaluate(state.variables, splits[split]).metrics
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
@@ -242,7 +246,9 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
         if found.result.get("status") == "finished":
             return found
         try:
-            session = Session(experiment, stop, found.norms if Checkpoints(folder / "checkpoints").steps() else None)
+            begun = bool(Checkpoints(folder / "checkpoints").steps())
+            session = Session(experiment, stop, found.norms if begun else None, found.streamed)
+            stack.callback(session.close)
             sitting = Sitting(session, folder)
             position, timetable = sitting.position, session.timetable
             shown = TrainProgress(

@@ -1,5 +1,6 @@
 """What an experiment turns into, given the shape of its data: nothing compiled, nothing on a device."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.data.order import batches_per_epoch
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
 from jaxcnn.models import create
@@ -76,19 +78,22 @@ class Blueprint:
 
 
 def _timetable(experiment: Experiment, examples: int) -> Timetable:
-    train = experiment.train
-    epoch = -(-examples // train.batch_size)
+    train, last_batch = experiment.train, experiment.data.last_batch
+    epoch = batches_per_epoch(examples, train.batch_size, last_batch)
     if train.steps is not None:
         steps: float = train.steps
+    elif last_batch == "continue":
+        assert train.epochs is not None
+        steps = np.ceil(train.epochs * examples / train.batch_size)  # of whole numbers, where epochs are
     else:
         assert train.epochs is not None
-        steps = np.ceil(train.epochs * examples / train.batch_size)
+        steps = np.ceil(train.epochs * epoch)
     if steps >= 2**31:
         raise UsageError(f"training for {steps:.3g} steps: expected fewer than 2**31, what a 32-bit counter holds")
     return Timetable(
         total_steps=max(1, int(steps)),
         batch_size=train.batch_size,
         log_every=train.log_every,
-        eval_every=experiment.eval.every or epoch,
+        eval_every=experiment.eval.every or max(1, math.ceil(epoch)),
         checkpoint_every=experiment.checkpoint.every,
     )

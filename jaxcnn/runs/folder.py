@@ -4,7 +4,8 @@ runs/<name>/<hash>/
   experiment.json    enough to rebuild the experiment
   environment.json   versions, commit, hardware; `resumed`: the same of later sittings, where it was another;
                      `seeds_mode`: vmap, where the run is its seed alone only up to rounding
-  data.json          classes, image shape, normalisation, checksums of the splits and of the weights started from
+  data.json          classes, image shape, normalisation, files that are no examples, checksums of the weights started
+                     from and of the splits (of names, sizes and labels where they are streamed)
   metrics.jsonl      rows that are a function of the experiment; timings.jsonl: rows that are not
   events/            the same rows for TensorBoard
   checkpoints/       see train/checkpoint.py
@@ -17,15 +18,11 @@ runs/<name>/<hash>/
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxcnn.data import Split
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment, to_dict
 from jaxcnn.files import write_atomically
@@ -83,7 +80,7 @@ def check_data(folder: Path, session: Session) -> None:
         raise UsageError(f"{path} has no sha256: another version of jaxcnn wrote it, train the run anew")
     splits = session.dataset.splits()
     for name, digest in saved.items():
-        if name not in splits or _sha256(splits[name]) != digest:
+        if name not in splits or splits[name].fingerprint() != digest:
             raise UsageError(f"{folder}: the {name} images or labels are not those it began with")
 
 
@@ -117,7 +114,9 @@ def _describe_data(session: Session) -> dict[str, Any]:
         "mean": session.mean.tolist(),
         "std": session.std.tolist(),
         "examples": {name: len(split) for name, split in splits.items()},
-        "sha256": {name: _sha256(split) for name, split in splits.items()},
+        "streamed": session.streamed,
+        "ignored": list(session.ignored),
+        "sha256": {name: split.fingerprint() for name, split in splits.items()},
         "weights_sha256": session.weights_sha256,
     }
 
@@ -157,10 +156,3 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a file of the run, whole or not at all."""
     write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
-
-
-def _sha256(split: Split) -> str:
-    digest = hashlib.sha256()
-    for array in (split.images, split.labels):
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()

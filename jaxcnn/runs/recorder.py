@@ -3,22 +3,26 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcnn.data import Split
+from jaxcnn.data import Dataset, Examples
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.runs.folder import best_step, write_json
 from jaxcnn.runs.session import Session
 from jaxcnn.stop import Stopped
 from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.train.evaluate import Scores
 from jaxcnn.train.log import Log, read_metrics
 from jaxcnn.train.loop import Effects, NonFinite, Position
 from jaxcnn.train.progress import Shown
 from jaxcnn.train.state import TrainState, params_sha256
+
+# Bad examples of a split that `result.json` names.
+_BAD_NAMED = 100
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Recorder:
     """None in all processes but the first, which alone writes."""
     together: dict[str, Any] | None = None
     """The seeds that train together and how, for `result.json`."""
+    _told: dict[str, set[str]] = field(default_factory=dict)
 
     def effects(self) -> Effects:
         """Return what `fit` is to call."""
@@ -60,8 +65,13 @@ class Recorder:
         rate = position.examples_per_second
         self._write(position.step, row, rate)
         if self.log is not None:
-            timing = {"examples_per_second": rate, "wall_seconds": time.perf_counter() - self.started}
+            timing = {
+                "examples_per_second": rate,
+                "input_wait": position.input_wait,
+                "wall_seconds": time.perf_counter() - self.started,
+            }
             self.log.write_timing(position.step, timing)
+        self._tell_bad()
 
     def evaluate(self, state: TrainState) -> None:
         """Score the validation split, or the test split where there is none, and write the row."""
@@ -92,17 +102,18 @@ class Recorder:
         dataset = self.session.dataset
         metrics: dict[str, float] = {}
         if dataset.val is not None:
-            metrics |= self._score("val", dataset.val, state, position.step)[0]
-        scores, logits = self._score("test", dataset.test, state, position.step)
+            metrics |= self._score("val", dataset.val, state, position.step).metrics
+        scores = self._score("test", dataset.test, state, position.step)
         if self.log is None:
             return
-        np.savez(self.folder / "predictions.npz", logits=logits, labels=dataset.test.labels)
-        self._draw(dataset.test, logits, dataset.class_names)
+        np.savez(self.folder / "predictions.npz", logits=scores.logits, labels=scores.labels)
+        self._draw(dataset.test, scores)
         result = {
-            "metrics": metrics | scores,
+            "metrics": metrics | scores.metrics,
             "examples": {name: len(split) for name, split in dataset.splits().items()},
             "note": dataset.note,
             "examples_per_second": position.examples_per_second,
+            "input_wait": position.input_wait,
             "wall_seconds": time.perf_counter() - self.started,
             "params_sha256": params_sha256(state.params),
         }
@@ -131,31 +142,58 @@ class Recorder:
             experiment = self.session.experiment
             identity = {"status": status, "name": experiment.name, "seed": experiment.seed, "step": position.step}
             shared = {} if self.together is None else {"together": self.together}
-            write_json(self.folder / "result.json", {**identity, **values, **shared, "command": command})
+            bad = {"bad_examples": _describe_bad(self.session.dataset)}
+            write_json(self.folder / "result.json", {**identity, **values, **bad, **shared, "command": command})
 
-    def _score(self, name: str, split: Split, state: TrainState, step: int) -> tuple[dict[str, float], np.ndarray]:
+    def _tell_bad(self) -> None:
+        """Name the examples that turned out to be of no use since this was last called."""
+        for split, examples in self.session.dataset.splits().items():
+            told = self._told.setdefault(split, set())
+            for bad in examples.bad:
+                if bad.name not in told:
+                    told.add(bad.name)
+                    self.shown.say(f"passed over an example of {split}: {bad.name}: {bad.reason}")
+
+    def _score(self, name: str, split: Examples, state: TrainState, step: int) -> Scores:
         self.shown.doing("evaluating")
-        metrics, logits = self.session.evaluate(state.variables, split)
-        if not np.isfinite(metrics["loss"]):
+        scores = self.session.evaluate(state.variables, split)
+        if not np.isfinite(scores.metrics["loss"]):
             raise NonFinite(f"the {name} loss", step)
-        row = {f"{name}/{key}": value for key, value in metrics.items()}
-        self._write(step, row, 0.0)
+        scores = scores._replace(metrics={f"{name}/{key}": value for key, value in scores.metrics.items()})
+        self._write(step, scores.metrics, 0.0)
+        self._tell_bad()
         self.shown.doing("training")
-        return row, logits
+        return scores
 
     def _write(self, step: int, row: dict[str, float], rate: float) -> None:
         if self.log is not None:
             self.log.write(step, row)
         self.shown.row(step, row, rate)
 
-    def _draw(self, test: Split, logits: np.ndarray, class_names: tuple[str, ...]) -> None:
+    def _draw(self, test: Examples, scores: Scores) -> None:
         from jaxcnn.report.figures import write_figures
+
+        places = np.flatnonzero(scores.usable)
+
+        def images(chosen: np.ndarray) -> np.ndarray:
+            (batch,) = test.batches([places[chosen]])
+            return batch["image"]
 
         try:
             rows = read_metrics(self.folder / "metrics.jsonl")
-            write_figures(self.folder, rows, test.images, logits, test.labels, class_names)
+            names = self.session.dataset.class_names
+            write_figures(self.folder, rows, images, scores.logits, scores.labels, names)
         except UsageError as error:  # matplotlib is an extra
             self.shown.say(f"no figures: {error}")
+
+
+def _describe_bad(dataset: Dataset) -> dict[str, Any]:
+    """Return how many examples of each split are of no use, and the first of them."""
+    found = {name: split.bad for name, split in dataset.splits().items() if split.bad}
+    return {
+        name: {"count": len(bad), "examples": [example._asdict() for example in bad[:_BAD_NAMED]]}
+        for name, bad in found.items()
+    }
 
 
 def _line(error: Exception) -> str:

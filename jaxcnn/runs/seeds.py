@@ -131,7 +131,8 @@ def _sessions(left: dict[int, tuple[Experiment, Run]], stop: StopFlag) -> dict[i
     begun = {seed: run.norms for seed, (_, run) in left.items() if Checkpoints(run.path / "checkpoints").steps()}
     # One that has not begun needs the weights to start from, and the normalisation that comes with them.
     model = next((seed for seed in left if seed not in begun), next(iter(left)))
-    base = Session(left[model][0], stop, begun.get(model))
+    streamed = next((run.streamed for _, run in left.values() if run.streamed is not None), None)
+    base = Session(left[model][0], stop, begun.get(model), streamed)
     for seed, (mean, std) in begun.items():
         if not ((mean == base.mean).all() and (std == base.std).all()):
             raise UsageError(f"{left[seed][1].path} normalises its images otherwise: go on with it alone, by --resume")
@@ -154,5 +155,5 @@ def make_way(session: Session, mode: Mode, runs: int, devices: list[jax.Device])
         devices = devices[: -(-runs // rounds)]
     rows = len(devices) if mode == "devices" else runs
     state = session.abstract_state(session.parallel.replicated)
-    example = state, session.parallel.window({}), session.arguments(0)
+    example = state, session.parallel.window({}), session.example_arguments(0)
     return Stacked(session.run_step, example, devices, rows, session.parallel.place)

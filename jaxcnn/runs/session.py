@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from jaxcnn.data import Dataset, Split, load, normalisation
-from jaxcnn.data.augment import normalize
-from jaxcnn.data.resident import Arrays, Stream, eval_batches, make_batch
+from jaxcnn.data import Dataset, Examples, Split, normalisation
+from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data.order import Order
+from jaxcnn.data.prepared import Norms, eval_batch, training_batch
+from jaxcnn.data.resident import Arrays, Stream, gather
+from jaxcnn.data.sources import open_store, streams, take
+from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
 from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
-from jaxcnn.train.evaluate import evaluate
-from jaxcnn.train.parallel import Window, make_parallel, together, windowed_step
+from jaxcnn.train.evaluate import Scores, evaluate
+from jaxcnn.train.parallel import Window, agree, make_parallel, together, windowed_step
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
 from jaxcnn.train.state import TrainState, init_key, params_sha256
-from jaxcnn.train.step import AUGMENT_KEY, SHUFFLE_KEY, make_eval_step, make_train_step, step_key
+from jaxcnn.train.step import AUGMENT_KEY, CROP_KEY, SHUFFLE_KEY, make_eval_step, make_train_step, step_key
 
 if TYPE_CHECKING:
     from jaxcnn.weights import Variables
@@ -39,7 +43,11 @@ class Session(Blueprint):
     """
 
     def __init__(
-        self, experiment: Experiment, stop: StopFlag, norms: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        experiment: Experiment,
+        stop: StopFlag,
+        norms: tuple[np.ndarray, np.ndarray] | None = None,
+        streamed: bool | None = None,
     ) -> None:
         """Load the data and put everything together; nothing is compiled before it is first called.
 
@@ -48,6 +56,8 @@ class Session(Blueprint):
           stop: polled while data is loaded and between batches.
           norms: mean and standard deviation to normalise by, where a run has them, whose checkpoint then takes the
             place of the weights it started from.
+          streamed: whether examples are read while the network trains, where a run has begun so; None: as the
+            experiment and the free memory have it.
         """
         train = experiment.train
         self.stop = stop
@@ -55,19 +65,26 @@ class Session(Blueprint):
             train.parallel, train.batch_size, devices=train.devices, sync_batch_norm=train.sync_batch_norm
         )
         _check_parts(train.batch_size, train.accumulation_steps, self.parallel.mesh.size)
+        data = experiment.data
         with together():
-            self.dataset: Dataset = load(experiment.data, stop.check)
+            store = open_store(data, stop.check)
+            self.ignored = store.ignored
+            streamed = streams(data, store) if streamed is None else streamed
+        self.streamed = agree(streamed)
+        with together():
+            self.dataset: Dataset = take(data, store, self.streamed, stop.check)
         examples = self.dataset.train
         super().__init__(
             experiment,
             examples=len(examples),
             class_names=self.dataset.class_names,
-            image_shape=examples.images.shape[1:],
+            image_shape=examples.image_shape,
             norm_axis=self.parallel.norm_axis,
         )
         self.task = Classification(label_smoothing=train.label_smoothing)
         self._take_weights(experiment.model.weights is not None and norms is None)
-        self.mean, self.std = norms or _normalisation(experiment, examples.images, self.pretrained)
+        with together():
+            self.mean, self.std = norms or _normalisation(experiment, examples, self.pretrained, stop.check)
         rate = make_schedule(experiment.schedule, experiment.optim.learning_rate, self.timetable.total_steps)
         self._learning_rate = jax.jit(lambda opt_state, step: current_learning_rate(rate, opt_state, step - 1))
 
@@ -83,8 +100,9 @@ class Session(Blueprint):
         )
         self._windowed_step = windowed_step(step)
         self.train_step = self.parallel.compile_train(step, self.train_batch)
-        self._eval_step = self.parallel.compile_eval(make_eval_step(self.model, self.task), self._eval_batch)
-        self._arrays = self.parallel.place(Arrays(examples.images, examples.labels, self.mean, self.std))
+        self._eval_step = self.parallel.compile_eval(make_eval_step(self.model, self.task), eval_batch)
+        self._norms = self.parallel.place(Norms(self.mean, self.std))
+        self._shared = (self._norms, self.parallel.place(Arrays.of(examples)) if isinstance(examples, Split) else None)
         self._take_stream()
         self._poll(0)
 
@@ -107,35 +125,67 @@ class Session(Blueprint):
         self.weights_sha256 = None if self.pretrained is None else params_sha256(self.pretrained)
 
     def _take_stream(self) -> None:
-        shuffle_key, place = jax.random.fold_in(self.key, SHUFFLE_KEY), self.parallel.place
-        self._stream = Stream(shuffle_key, len(self.dataset.train), self.experiment.train.batch_size, place)
-        self._key_data = place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
+        self._key_data = self.parallel.place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
+        data, train = self.experiment.data, self.dataset.train
+        batch_size = self.experiment.train.batch_size
+        shuffle_key = jax.random.fold_in(self.key, SHUFFLE_KEY)
+        order = Order(shuffle_key, len(train), batch_size, data.last_batch)
+        if isinstance(train, Split):
+            self._stream = Stream(order, self.parallel.place)
+        elif isinstance(train, Reader):
+            first, second = jax.random.key_data(jax.random.fold_in(self.key, CROP_KEY)).tolist()
+            rows = self.parallel.rows(batch_size)
+            self._feed = train.stream(order, rows, self.timetable.total_steps, (first, second))
 
     def compile_meanwhile(self, step: int) -> Callable[[], Any]:
         """Begin to compile the training step, which is to go on from `step`, and return what waits for that."""
         state, window = self.abstract_state(self.parallel.replicated), self.parallel.window({})
-        return self.parallel.compile_meanwhile(self.train_step, state, window, self.arguments(step))
+        return self.parallel.compile_meanwhile(self.train_step, state, window, self.example_arguments(step))
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, replicated over the devices."""
         return self.parallel.place(self.create_state(self.pretrained))
 
     def arguments(self, step: int) -> tuple:
-        """Return what the compiled training step is given at `step`."""
-        perms, offset = self._stream.at(step)
-        return self._arrays, perms, offset, self._key_data, np.int32(step)
+        """Return what the compiled training step is given at `step`; what is shared by all seeds comes first."""
+        if self.streamed:
+            batch = self._feed.at(step)
+            where: tuple = (self.parallel.shard({name: batch[name] for name in ("image", "label", "mask")}),)
+        else:
+            where = self._stream.at(step)
+        return self._shared, *where, self._key_data, np.int32(step)
+
+    def example_arguments(self, step: int) -> tuple:
+        """Return arguments of the same shapes, without waiting for a streamed batch."""
+        if not self.streamed:
+            return self.arguments(step)
+        rows, image = self.experiment.train.batch_size, self.dataset.train.image_shape
+        shapes = {"image": ((rows, *image), np.uint8), "label": ((rows,), np.int32), "mask": ((rows,), np.bool_)}
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.parallel.sharded)
+            for name, (shape, dtype) in shapes.items()
+        }
+        return self._shared, batch, self._key_data, np.int32(step)
+
+    def close(self) -> None:
+        """Stop the threads that make batches."""
+        if self.streamed:
+            self._feed.close()
 
     def run_step(self, state: TrainState, window: Window, arguments: tuple) -> tuple[TrainState, Window, jax.Array]:
         """Return what the compiled training step does, where it trains on one device; pure."""
         return self._windowed_step(state, window, self.train_batch(*arguments))
 
-    def train_batch(self, arrays, perms, offset, key_data, step):
+    def train_batch(self, shared, *arguments):
         """Return the training batch of what `arguments` gave; pure, part of the compiled step."""
-        key = step_key(key_data, AUGMENT_KEY, step)
-        return make_batch(arrays, perms, offset, key, self.experiment.data, self.experiment.train.batch_size)
-
-    def _eval_batch(self, image, label, mask, mean, std):
-        return {"image": normalize(image, mean, std), "label": label, "mask": mask}
+        (norms, arrays), (*where, key_data, step) = shared, arguments
+        data, batch_size = self.experiment.data, self.experiment.train.batch_size
+        if arrays is None:
+            (batch,) = where
+        else:
+            perms, offset = where
+            batch = gather(arrays, perms, offset, batch_size, data.last_batch)
+        return training_batch(batch, step_key(key_data, AUGMENT_KEY, step), norms, data, self.num_classes)
 
     def learning_rate(self, state: TrainState) -> float:
         """Return the rate that the last update used."""
@@ -155,15 +205,15 @@ class Session(Blueprint):
         if signum := self.stop_requested(number):
             raise Stopped(signum)
 
-    def evaluate(self, variables: Any, split: Split) -> tuple[dict[str, float], np.ndarray]:
-        """Return metrics and logits over a split, each example counted once.
+    def evaluate(self, variables: Any, split: Examples) -> Scores:
+        """Return the scores over a split, each example counted once.
 
         Raises:
           Stopped: on a signal, between two batches.
         """
         batch_size = self.parallel.round_up(min(self.experiment.eval.batch_size, len(split)))
         batches, step = eval_batches(split, batch_size), self._fed(self._eval_step)
-        return evaluate(step, variables, batches, self.task, len(split), self._poll)
+        return evaluate(step, variables, batches, self.task, split, self._poll)
 
     def recompute_batch_stats(self, state: TrainState) -> TrainState:
         """Return the state with BatchNorm's statistics exact over the training images, which are not augmented.
@@ -174,24 +224,25 @@ class Session(Blueprint):
         if not state.batch_stats:
             return state
         step = make_moments_step(self.model.clone(axis_name=None))  # the global view
-        step = self._fed(self.parallel.compile_eval(step, self._eval_batch))
+        step = self._fed(self.parallel.compile_eval(step, eval_batch))
         batches = whole_batches(self.dataset.train, self.experiment.train.batch_size)
         batch_stats = self.parallel.place(exact_batch_stats(step, state.variables, batches, self._poll))
         return state.replace(batch_stats=batch_stats)  # type: ignore[attr-defined]
 
     def _fed(self, compiled: Callable) -> Callable:
         """Return a step of `compile_eval` as a function of variables and a batch on the host."""
-        return lambda variables, batch: compiled(variables, (*batch.values(), self.mean, self.std))
+        norms = Norms(self.mean, self.std)
+        return lambda variables, batch: compiled(variables, (batch["image"], batch["label"], batch["mask"], norms))
 
 
 def _normalisation(
-    experiment: Experiment, images: np.ndarray, variables: "Variables | None"
+    experiment: Experiment, examples: Examples, variables: "Variables | None", poll: Callable[[], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation, for pixels in 0..1: the experiment's, its weights' or the images'."""
     data = experiment.data
     preprocessing = None if variables is None else variables.preprocessing
     if preprocessing is None or data.mean is not None or data.std is not None or data.per_pixel_mean:
-        return normalisation(data, images)
+        return normalisation(data, examples, poll)
     name = f"model.weights {experiment.model.weights}"
     if preprocessing.channels == "BGR":
         raise UsageError(f"{name} expects blue first; images here have red first: give data.mean and data.std to go on")
@@ -199,10 +250,10 @@ def _normalisation(
     mean, std = (
         np.asarray(values, np.float32) / np.float32(unit) for values in (preprocessing.mean, preprocessing.std)
     )
-    if mean.shape not in (images.shape[1:], images.shape[-1:]) or std.shape != images.shape[-1:]:
+    shape = examples.image_shape
+    if mean.shape not in (shape, shape[-1:]) or std.shape != shape[-1:]:
         raise UsageError(
-            f"{name} subtracts a mean of shape {mean.shape}, the images are {images.shape[1:]}: "
-            "give data.mean and data.std"
+            f"{name} subtracts a mean of shape {mean.shape}, the images are {shape}: give data.mean and data.std"
         )
     return mean, std
 

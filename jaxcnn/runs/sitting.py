@@ -1,5 +1,6 @@
 """One sitting of a run: from where its folder stands."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from jaxcnn.train.log import Log
 from jaxcnn.train.loop import Position
 from jaxcnn.train.parallel import together
 from jaxcnn.train.progress import Shown
+
+# Files that are no examples, in a message.
+_LISTED = 5
 
 
 class Sitting:
@@ -75,8 +79,15 @@ class Sitting:
                 (self.folder / "result.json").unlink(missing_ok=True)  # of a stop
                 self.checkpoints.drop_after(self.position.step)
                 log = Log(self.folder, self.position.step, tensorboard=self.session.experiment.checkpoint.tensorboard)
-        for report in reports:
+        for report in [*reports, *_describe_ignored(self.session.ignored)]:
             shown.say(report)
         self._wait_for_step()
         started -= self.position.wall_seconds
         return Recorder(self.session, self.folder, self.checkpoints, shown, started, log, seeds)
+
+
+def _describe_ignored(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    listed = f"{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
+    return [f"{len(names)} files are not images and are passed over (see data.json): {listed}"]

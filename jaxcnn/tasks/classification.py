@@ -18,7 +18,9 @@ Sums = dict[str, jax.Array]
 class Classification:
     """The task of naming one class for each image.
 
-    A batch holds `image`, `label` (int32, [0, classes)) and `mask` (bool; False for padding, which counts nowhere).
+    A batch holds `image`, `label` (int32, [0, classes)) and `mask` (bool; False for padding, which counts nowhere);
+    where labels were mixed also `target` (float32 [batch, classes], rows that sum to 1), which the loss of training
+    then takes in place of `label`.
     """
 
     label_smoothing: float = 0.0
@@ -35,18 +37,24 @@ class Classification:
         """Return the mean smoothed cross-entropy that training minimises, and the sums for the metrics.
 
         Each auxiliary head's cross-entropy is added with the model's weight; the sums are of the main logits alone.
+        The mean is over the unmasked examples; where this is a part of a larger batch, `weight` is what each example
+        counts for in the mean over this part's rows.
         """
-        logits, aux, weight = outputs if isinstance(outputs, WithAux) else (outputs, (), 0.0)
-        loss = self._smoothed_sum(logits, batch)
-        sums = self.sums(logits, batch) | {"loss": loss}
-        minimised = loss + weight * sum(self._smoothed_sum(head, batch) for head in aux)
-        return minimised / jnp.maximum(sums["count"], 1).astype(loss.dtype), sums
+        logits, aux, share = outputs if isinstance(outputs, WithAux) else (outputs, (), 0.0)
+        losses = self._smoothed(logits, batch)
+        sums = self.sums(logits, batch) | {"loss": losses.sum()}
+        minimised = losses + share * sum(self._smoothed(head, batch) for head in aux) if aux else losses
+        weight = batch.get("weight")
+        if weight is None:
+            return minimised.sum() / jnp.maximum(sums["count"], 1).astype(losses.dtype), sums
+        return jnp.mean(weight * minimised), sums
 
-    def _smoothed_sum(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Float[Array, ""]:
-        """Return the smoothed cross-entropy summed over the unmasked examples."""
-        targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype)
+    def _smoothed(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Float[Array, " batch"]:
+        """Return the smoothed cross-entropy of each example, 0 where it is masked."""
+        given = batch.get("target")
+        targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype) if given is None else given
         targets = optax.smooth_labels(targets, self.label_smoothing)
-        return jnp.where(batch["mask"], optax.softmax_cross_entropy(logits, targets), 0.0).sum()
+        return jnp.where(batch["mask"], optax.softmax_cross_entropy(logits, targets), 0.0)
 
     def sums(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Sums:
         """Return sums over the batch's unmasked examples; the loss here is the plain cross-entropy.

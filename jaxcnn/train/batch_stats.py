@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Bool, Float
 
-from jaxcnn.data import Split
+from jaxcnn.data import Examples
 from jaxcnn.layers import BatchNorm
 
 # By the path of a BatchNorm: the number of values in each channel, their mean and sum of squared deviations from it.
@@ -44,12 +44,11 @@ def make_moments_step(model: nn.Module) -> Callable[[Any, Mapping[str, Any]], Mo
     return step
 
 
-def whole_batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def whole_batches(split: Examples, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield the examples in order, the last batch filled up with examples from the start where `mask` is False."""
-    for start in range(0, len(split), batch_size):
-        indices = np.arange(start, start + batch_size)
-        wrapped = indices % len(split)
-        yield {"image": split.images[wrapped], "label": split.labels[wrapped], "mask": indices < len(split)}
+    places = np.arange(-(-len(split) // batch_size) * batch_size).reshape(-1, batch_size)
+    for rows, batch in zip(places, split.batches(list(places % len(split))), strict=True):
+        yield batch | {"mask": batch["mask"] & (rows < len(split))}
 
 
 def exact_batch_stats(

@@ -1,12 +1,23 @@
 """Evaluation: every example of a split exactly once, whatever the batch size and the devices."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int32
 
+from jaxcnn.data import Examples
 from jaxcnn.tasks.classification import Classification
+
+
+class Scores(NamedTuple):
+    """What a network makes of a split; examples that cannot be used are left out."""
+
+    metrics: dict[str, float]
+    logits: Float32[np.ndarray, "usable classes"]
+    labels: Int32[np.ndarray, " usable"]
+    usable: Bool[np.ndarray, " n"]
+    """Which examples of the split these are."""
 
 
 def evaluate(
@@ -14,29 +25,33 @@ def evaluate(
     variables: Any,
     batches: Iterator[Mapping[str, np.ndarray]],
     task: Classification,
-    num_examples: int,
+    split: Examples,
     poll: Callable[[int], None],
-) -> tuple[dict[str, float], Float32[np.ndarray, "n classes"]]:
-    """Return the metrics over a split and the logits of its examples, in order.
+) -> Scores:
+    """Return the metrics over a split, and the logits and labels of its examples, in order.
 
     Args:
       step: the compiled evaluation step.
       variables: the model's.
-      batches: padded batches with a mask.
+      batches: padded batches with a mask: those of `split`.
       task: supplies the metrics.
-      num_examples: what the masks must add up to.
+      split: all of its examples must be seen, but for those that cannot be used.
       poll: called before each batch with its number; raises to stop.
     """
     totals: dict[str, float] = {}
-    logits: list[np.ndarray] = []
+    logits, labels, masks = [], [], []
     for number, batch in enumerate(batches):
         poll(number)
         sums, outputs = step(variables, batch)
-        logits.append(np.asarray(outputs)[batch["mask"]])
+        mask = batch["mask"]
+        logits.append(np.asarray(outputs)[mask])
+        labels.append(batch["label"][mask])
+        masks.append(mask)
         # Added up in float64 on the host, in order: independent of how far the devices run ahead.
         for name, value in sums.items():
             totals[name] = totals.get(name, 0) + np.asarray(value).item()
-    seen = int(totals["count"])
-    if seen != num_examples:
-        raise AssertionError(f"evaluation saw {seen} of {num_examples} examples")
-    return task.metrics(totals, logits[0].shape[-1]), np.concatenate(logits)
+    seen, expected = int(totals["count"]), len(split) - len(split.bad)
+    if seen != expected:
+        raise AssertionError(f"evaluation saw {seen} of {expected} examples")
+    metrics = task.metrics(totals, logits[0].shape[-1])
+    return Scores(metrics, np.concatenate(logits), np.concatenate(labels), np.concatenate(masks)[: len(split)])

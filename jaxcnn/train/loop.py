@@ -72,6 +72,8 @@ class Position:
     """Time in the loop, without evaluation, checkpoints and the first step of each sitting (which compiles)."""
     training_examples: int = 0
     """Images trained on in that time."""
+    waiting_seconds: float = 0.0
+    """Part of that time in which the loop waited for a batch."""
     wall_seconds: float = 0.0
     """Time since the start, summed over the sittings up to their last checkpoints."""
 
@@ -79,6 +81,11 @@ class Position:
     def examples_per_second(self) -> float:
         """Return the training rate so far, 0 before there is any."""
         return self.training_examples / self.training_seconds if self.training_seconds > 0 else 0.0
+
+    @property
+    def input_wait(self) -> float:
+        """Return the share of the training time in which the loop waited for a batch, 0 before there is any."""
+        return self.waiting_seconds / self.training_seconds if self.training_seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -167,9 +174,13 @@ def training(
             raise Stopped(stopping)
         if last:
             return effects.view(state)
-        state, window, loss = yield state, window, effects.arguments(step)
+        asked = effects.clock()
+        arguments = effects.arguments(step)
+        waited = effects.clock() - asked
+        state, window, loss = yield state, window, arguments
         position.step += 1
         if trained:
+            position.waiting_seconds += waited
             position.training_examples += timetable.batch_size
         else:  # the first step of a sitting waits for the compiler, which is nobody's throughput
             loss.item()

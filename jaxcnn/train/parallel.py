@@ -50,6 +50,11 @@ def together() -> Iterator[None]:
         raise Stopped(int(codes.max()))
 
 
+def agree(choice: bool) -> bool:
+    """Return what the first process chose."""
+    return bool(_gather(choice)[0])
+
+
 def _gather(code: int) -> np.ndarray:
     """Return what each process gives."""
     from jax.experimental import multihost_utils
@@ -91,6 +96,16 @@ class Jit:
     def place(self, tree: Tree) -> Tree:
         """Return the tree of arrays (the same on every process) replicated over all devices."""
         return jax.device_put(tree, self.replicated)
+
+    def rows(self, batch_size: int) -> slice:
+        """Return which rows of a global batch this process's devices hold."""
+        held = self.sharded.addressable_devices_indices_map((batch_size,)).values()
+        parts = [rows.indices(batch_size) for (rows,) in filter(None, held)]
+        return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
+
+    def shard(self, rows: Tree) -> Tree:
+        """Return a batch over the devices, of whose rows each process gives those that `rows` names."""
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharded, x), rows)
 
     def view(self, tree: Any) -> Any:
         """Return the state or window of a compiled step as `place` gave it: global and replicated."""

@@ -1,4 +1,4 @@
-"""What a person sees while a run is under way: step, rate, loss, time left."""
+"""What a person sees while a run, or other long work, is under way: how far it is, rate, loss, time left."""
 
 import time
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 _REFRESH_SECONDS = 0.25
+# Between lines where no bar can be shown.
+_LINE_SECONDS = 10.0
 
 
 class Shown(Protocol):
@@ -126,3 +128,51 @@ class _OneSeed:
 
     def say(self, text: str) -> None:
         self._all.shown.say(f"seed {self._seed}: {text}")
+
+
+class WorkProgress:
+    """A live bar on a terminal for work on a number of images, called as it goes on; elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[rate]:,.0f} images/s"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=1, rate=0.0, visible=False)
+        self._what = ""
+        self._begun = self._shown = (0.0, 0)
+
+    def __enter__(self) -> "WorkProgress":
+        """Be ready to show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Note that `done` of `total` images are done; another `what` begins anew."""
+        now = time.perf_counter()
+        if what != self._what:
+            self._what, self._begun, self._shown = what, (now, done), (now, done)
+            self._bar.reset(self._task, description=what, total=total, completed=done, visible=True, rate=0.0)
+        live = self._console.is_terminal
+        if now - self._shown[0] < (_REFRESH_SECONDS if live else _LINE_SECONDS):
+            return
+        rate = (done - self._begun[1]) / (now - self._begun[0])
+        self._shown = (now, done)
+        self._bar.update(self._task, completed=done, rate=rate)
+        if not live:
+            left = f"  {(total - done) / rate:,.0f} s left" if rate else ""
+            text = f"{what}: {done:,}/{total:,}  {rate:,.0f} images/s{left}"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -23,6 +23,7 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 DROPOUT_KEY = 1
 SHUFFLE_KEY = 2
 AUGMENT_KEY = 3
+CROP_KEY = 4
 
 
 def step_key(key_data: jax.Array, purpose: int, step: jax.Array | int) -> jax.Array:

@@ -1,4 +1,7 @@
-from functools import partial
+"""What all transforms have in common, the order they are applied in, and normalisation."""
+
+import hashlib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,106 +11,250 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcnn.data.augment import normalize, random_flip, random_pad_crop
-from jaxcnn.errors import UsageError
-
-
-def distinct(b, h, w, c, dtype=np.uint8):
-    """Images in which every pixel differs from its neighbours and none is zero."""
-    return (np.arange(b * h * w * c).reshape(b, h, w, c) % 251 + 1).astype(dtype)
-
-
-@settings(deadline=None, max_examples=12)
-@given(
-    shape=st.tuples(*(st.integers(1, 6) for _ in range(3)), st.sampled_from([1, 3])),
-    pad=st.integers(0, 3),
-    mode=st.sampled_from(["zero", "reflect"]),
-    seed=st.integers(0, 2**31 - 1),
+import jaxcnn
+from jaxcnn.data.augment import (
+    Affine,
+    Augmentation,
+    AutoAugment,
+    ColorJitter,
+    CutMix,
+    Cutout,
+    Erasing,
+    Flip,
+    Grayscale,
+    Lighting,
+    Mixup,
+    PadCrop,
+    RandAugment,
+    TrivialAugment,
+    augment,
+    normalize,
 )
-def test_each_crop_is_a_slice_of_the_padded_image(shape, pad, mode, seed):
-    images = distinct(*shape)
-    if mode == "reflect" and pad >= min(shape[1:3]):
-        with pytest.raises(UsageError, match=r"data.pad_crop"):
-            random_pad_crop(jax.random.key(seed), jnp.asarray(images), pad, mode)
-        return
-    out = random_pad_crop(jax.random.key(seed), jnp.asarray(images), pad, mode)
-    assert out.shape == images.shape and out.dtype == images.dtype
-    edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-    padded = np.pad(images, edges, mode="constant" if mode == "zero" else "reflect")
-    height, width = shape[1:3]
-    for image, crop in zip(padded, np.asarray(out), strict=True):
-        slices = [image[y : y + height, x : x + width] for y in range(2 * pad + 1) for x in range(2 * pad + 1)]
-        assert any((s == crop).all() for s in slices)
+from jaxcnn.data.transforms import Transform
+from jaxcnn.errors import UsageError
+from jaxcnn.typed import variants
+
+# One of each kind that changes something, and one that changes nothing.
+PAIRS = {
+    Flip(): Flip(probability=0.0),
+    PadCrop(): PadCrop(pad=0),
+    Affine(degrees=30, shear=10, scale=(0.8, 1.2), translate=(0.1, 0.2), interpolation="bilinear"): Affine(),
+    ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1): ColorJitter(),
+    Grayscale(probability=0.5): Grayscale(probability=0.0),
+    Lighting(std=1.0): Lighting(std=0.0),
+    RandAugment(magnitude=20): RandAugment(operations=0),
+    AutoAugment(): None,
+    TrivialAugment(): None,
+    Cutout(): Cutout(size=0),
+    Erasing(): Erasing(probability=0.0),
+    Mixup(alpha=1.0): Mixup(alpha=0.0),
+    CutMix(): CutMix(probability=0.0),
+}
+MIXING = (Mixup, CutMix)
+each = pytest.mark.parametrize("transform", PAIRS, ids=[transform.kind for transform in PAIRS])
 
 
-def test_no_padding_changes_nothing():
-    images = jnp.asarray(distinct(4, 5, 5, 3))
-    np.testing.assert_array_equal(random_pad_crop(jax.random.key(0), images, 0), images)
+def batch_of(count=12, size=32, channels=3, seed=0):
+    """Smooth images with some noise, all examples of classes of their own."""
+    rng = np.random.default_rng(seed)
+    ramps = rng.uniform(0, 120, (count, 1, 1, channels)) + rng.uniform(0, 4, (count, size, 1, 1)).cumsum(1)
+    images = np.clip(ramps + rng.normal(0, 8, (count, size, size, channels)), 0, 255).astype(np.uint8)
+    labels = np.arange(count, dtype=np.int32)
+    return {"image": jnp.asarray(images), "label": jnp.asarray(labels), "mask": jnp.ones(count, bool)}
 
 
-def test_negative_padding_is_refused():
-    with pytest.raises(UsageError, match=r"data.pad_crop is -1"):
-        random_pad_crop(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), -1)
+BATCH, KEY = batch_of(), jax.random.key(3)
 
 
-def test_all_offsets_are_equally_likely():
-    pad, count = 2, 25 * 400
-    image = np.zeros((1, 5, 5, 1), np.uint8)
-    image[0, 2, 2] = 1  # where this pixel lands tells the offset
-    out = random_pad_crop(jax.random.key(1), jnp.asarray(np.repeat(image, count, 0)), pad)
-    where = np.asarray(out).reshape(count, 25).argmax(1)
-    counts = np.bincount(where, minlength=25)
-    chi_squared = ((counts - 400) ** 2 / 400).sum()
-    assert counts.min() > 0 and chi_squared < 51.2  # 99.9 % of 24 degrees of freedom
+def jitted(transform):
+    """The transform as a compiled function of (key, batch), the same one for equal transforms."""
+    if transform not in _COMPILED:
+        _COMPILED[transform] = jax.jit(lambda key, batch: augment((transform,), key, batch, 12))
+    return _COMPILED[transform]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_flip_mirrors_about_half_of_the_images(dtype):
-    images = distinct(400, 3, 4, 2, dtype)
-    out = np.asarray(random_flip(jax.random.key(0), jnp.asarray(images)))
-    assert out.dtype == dtype
-    same = (out == images).all((1, 2, 3))
-    mirrored = (out == images[:, :, ::-1]).all((1, 2, 3))
-    assert (same ^ mirrored).all() and 150 < mirrored.sum() < 250
+_COMPILED: dict = {}
 
 
-def test_flipping_twice_by_one_key_changes_nothing():
-    images, key = jnp.asarray(distinct(32, 3, 4, 1)), jax.random.key(5)
-    np.testing.assert_array_equal(random_flip(key, random_flip(key, images)), images)
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-def test_keys_decide():
-    images = jnp.asarray(distinct(64, 6, 6, 1))
-    for augment in (random_flip, partial(random_pad_crop, pad=2)):
-        first, again, other = (augment(jax.random.key(seed), images) for seed in (0, 0, 1))
-        np.testing.assert_array_equal(first, again)
-        assert (np.asarray(first) != np.asarray(other)).any()
+def test_there_is_one_of_each_kind():
+    kinds = variants(Augmentation)
+    assert {type(transform) for transform in PAIRS} == set(kinds.values())
+    assert all(issubclass(kind, Transform) and kind().kind == name for name, kind in kinds.items())
+    assert all(getattr(jaxcnn, kind.__name__) is kind for kind in kinds.values())
 
 
-def augment_all(key, images):
-    crop, flip = jax.random.split(key)
-    mean, std = jnp.array([0.4, 0.5, 0.6]), jnp.array([0.2, 0.25, 0.3])
-    return normalize(random_flip(flip, random_pad_crop(crop, images, 2)), mean, std)
+@each
+def test_shapes_types_and_ranges(transform):
+    out = jitted(transform)(KEY, BATCH)
+    kinds = {"image": jnp.float32 if isinstance(transform, Mixup) else jnp.uint8, "label": jnp.int32, "mask": bool}
+    if isinstance(transform, MIXING):
+        kinds["target"] = jnp.float32
+    assert {name: value.dtype for name, value in out.items()} == kinds
+    assert out["image"].shape == BATCH["image"].shape
+    changed = (np.asarray(out["image"]) != np.asarray(BATCH["image"])).any((1, 2, 3))
+    assert changed.sum() >= 2, "hardly an image was changed"
+    assert out["image"].min() >= 0 and out["image"].max() <= 255
+    if not isinstance(transform, MIXING):
+        np.testing.assert_array_equal(out["label"], BATCH["label"])
 
 
-def test_jitted_and_sharded_give_the_same_images():
-    images, key = jnp.asarray(distinct(32, 8, 8, 3)), jax.random.key(3)
-    expected = augment_all(key, images)
-    jitted = jax.jit(augment_all)(key, images)
+@each
+def test_the_key_decides(transform):
+    first, again, other = (jitted(transform)(jax.random.key(seed), BATCH) for seed in (0, 0, 1))
+    assert_same(first, again)
+    assert (np.asarray(first["image"]) != np.asarray(other["image"])).any()
+
+
+@each
+def test_an_image_depends_on_no_other(transform):
+    if isinstance(transform, MIXING):
+        pytest.skip("mixes images")
+    others = {**BATCH, "image": BATCH["image"].at[1:].set(batch_of(seed=1)["image"][1:])}
+    ours, theirs = (jitted(transform)(KEY, batch)["image"] for batch in (BATCH, others))
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    turned = jitted(transform)(KEY, {**BATCH, "image": jnp.broadcast_to(BATCH["image"][:1], BATCH["image"].shape)})
+    assert (np.asarray(turned["image"])[1:] != np.asarray(turned["image"])[:1]).any(), "all images draw the same"
+
+
+@pytest.mark.parametrize("nothing", [t for t in PAIRS.values() if t], ids=lambda transform: transform.kind)
+def test_nothing_at_magnitude_zero(nothing):
+    out = augment((nothing,), KEY, BATCH, 12)
+    np.testing.assert_array_equal(out["image"], BATCH["image"])
+    np.testing.assert_array_equal(out["label"], BATCH["label"])
+    if "target" in out:
+        np.testing.assert_array_equal(out["target"], np.eye(12))
+
+
+@each
+def test_float32_images_hold_the_same(transform):
+    """Whole numbers in float32 come out as the same whole numbers in float32."""
+    if isinstance(transform, Lighting):
+        transform = Lighting(std=0.0)  # otherwise not rounded
+    out = jitted(transform)(KEY, {**BATCH, "image": BATCH["image"].astype(jnp.float32)})["image"]
+    assert out.dtype == jnp.float32
+    np.testing.assert_array_equal(out, jitted(transform)(KEY, BATCH)["image"])
+
+
+FAST = [transform for transform in PAIRS if isinstance(transform, (Flip, PadCrop, Affine, Cutout, Lighting))]
+
+
+def eager_and_mapped(transform):
+    assert_same(augment((transform,), KEY, BATCH, 12), jitted(transform)(KEY, BATCH))
+    keys, batches = jax.random.split(KEY, 2), jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), BATCH)
+    mapped = jax.jit(jax.vmap(lambda key, batch: augment((transform,), key, batch, 12)))(keys, batches)
+    for number in range(2):
+        one = jax.tree.map(lambda x: x[number], batches)  # noqa: B023
+        assert_same(jax.tree.map(lambda x: x[number], mapped), jitted(transform)(keys[number], one))  # noqa: B023
+
+
+@pytest.mark.parametrize("transform", FAST, ids=lambda transform: transform.kind)
+def test_jitted_eager_and_mapped_are_the_same_bits(transform):
+    eager_and_mapped(transform)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", [t for t in PAIRS if t not in FAST], ids=lambda transform: transform.kind)
+def test_jitted_eager_and_mapped_are_the_same_bits_for_the_others(transform):
+    eager_and_mapped(transform)
+
+
+def test_the_order_and_the_keys():
+    transforms = (PadCrop(pad=3), Flip(), Cutout(size=4))
+    keys = jax.random.split(KEY, 3)
+    expected = BATCH
+    for key, transform in zip(keys, transforms, strict=True):
+        expected = transform(key, expected, 12)
+    assert_same(augment(transforms, KEY, BATCH, 12), expected)
+    assert augment((), KEY, BATCH, 12) == BATCH
+    # One more at the end changes no draw of the others.
+    assert_same(augment((*transforms, Flip(probability=0.0)), KEY, BATCH, 12), expected)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "sha256"),
+    [
+        ((PadCrop(pad=2), Flip()), "696ef7e29b08fd54"),
+        ((PadCrop(pad=2, mode="reflect"), Flip()), "edd103e0aa70c003"),
+        ((PadCrop(pad=2),), "f2b0a3ec2878bd6c"),
+    ],
+    ids=str,
+)
+def test_the_bits_that_runs_were_recorded_with(transforms, sha256):
+    """What results/ was trained on: random images by numpy's generator, in the order of a recorded epoch."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 6, 3)).astype(np.uint8)
+    chosen = np.array([19, 3, 0, 5, 6, 14, 11, 10, 16, 8, 0, 4, 1, 13, 2, 9])
+    batch = {"image": jnp.asarray(images[chosen]), "label": jnp.asarray(chosen), "mask": jnp.ones(16, bool)}
+    out = augment(transforms, jax.random.key(3), batch, 20)["image"]
+    assert hashlib.sha256(np.asarray(out).tobytes()).hexdigest()[:16] == sha256
+
+
+def test_sharded_over_eight_devices():
+    transforms = (PadCrop(pad=2), Flip(), RandAugment(operations=1), Mixup(alpha=1.0))
+    batch = batch_of(16)
+    run = jax.jit(lambda key, batch: augment(transforms, key, batch, 16))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    spread = jax.jit(augment_all, out_shardings=sharding)(key, jax.device_put(images, sharding))
-    assert len(spread.sharding.device_set) == 8
-    np.testing.assert_array_equal(jitted, spread)
-    # Eager and jitted differ at most by how the division is rounded.
-    np.testing.assert_allclose(expected, jitted, rtol=1e-6, atol=1e-6)
+    spread = jax.jit(run, out_shardings=sharding)(KEY, jax.device_put(batch, sharding))
+    assert len(spread["image"].sharding.device_set) == 8
+    assert_same(run(KEY, batch), spread)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (Flip, {"probability": 1.5}, "flip: probability is 1.5, expected a number from 0 to 1"),
+        (Flip, {"probability": float("nan")}, "flip: probability is nan, expected a number from 0 to 1"),
+        (PadCrop, {"pad": -1}, "pad_crop: pad is -1, expected a number of at least 0"),
+        (PadCrop, {"pad": "4"}, "pad_crop: pad is '4', expected a number of at least 0"),
+        (Affine, {"degrees": 181}, "affine: degrees is 181, expected a number from 0 to 180"),
+        (Affine, {"scale": (1.2, 0.8)}, r"affine: scale is \(1.2, 0.8\), expected two numbers, the smaller one first"),
+        (Affine, {"translate": (0.1,)}, "affine: translate is .*, expected two numbers, along x and along y"),
+        (ColorJitter, {"contrast": -0.1}, "color_jitter: contrast is -0.1, expected a number of at least 0"),
+        (ColorJitter, {"hue": 0.6}, "color_jitter: hue is 0.6, expected a number from 0 to 0.5"),
+        (Lighting, {"std": -1}, "lighting: std is -1, expected"),
+        (RandAugment, {"magnitude": 31}, "rand_augment: magnitude is 31, expected a number from 0 to 30"),
+        (RandAugment, {"magnitude": 11, "levels": 10}, "rand_augment: magnitude is 11, expected a number from 0 to 10"),
+        (TrivialAugment, {"fill": 256}, "trivial_augment: fill is 256, expected a number from 0 to 255"),
+        (Cutout, {"size": -1}, "cutout: size is -1"),
+        (Erasing, {"area": 0.3}, "erasing: area is 0.3, expected two numbers"),
+        (Erasing, {"aspect": (0, 1)}, "erasing: aspect is .*, expected a number from 0.01 to 100"),
+        (Mixup, {"alpha": -0.2}, "mixup: alpha is -0.2, expected a number of at least 0"),
+        (CutMix, {"probability": 2}, "cutmix: probability is 2"),
+    ],
+)
+def test_fields_that_cannot_be(kind, fields, message):
+    with pytest.raises(UsageError, match=f"^data.augment, {message}"):
+        kind(**fields)
+
+
+def test_images_that_cannot_be():
+    two = batch_of(channels=2)
+    for transform in (ColorJitter(hue=0.1), Grayscale(), RandAugment(), AutoAugment(), TrivialAugment()):
+        with pytest.raises(UsageError, match="the images have 2 channels, expected 1 or 3"):
+            augment((transform,), KEY, two, 12)
+    with pytest.raises(UsageError, match="lighting: the images have 1 channels, expected 3"):
+        augment((Lighting(),), KEY, batch_of(channels=1), 12)
+    with pytest.raises(UsageError, match="pad_crop: pad is 32, expected 0 to 31 for 32x32"):
+        augment((PadCrop(pad=32, mode="reflect"),), KEY, BATCH, 12)
+
+
+def test_a_transform_is_a_value():
+    assert PadCrop(pad=2) == PadCrop(pad=2) != PadCrop(pad=3)
+    assert len({Flip(), Flip(), replace(Flip(), probability=0.1)}) == 2
 
 
 @settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 1000), per_pixel=st.booleans())
-def test_normalize_against_float64(seed, per_pixel):
+@given(seed=st.integers(0, 1000), per_pixel=st.booleans(), dtype=st.sampled_from([np.uint8, np.float32]))
+def test_normalize_against_float64(seed, per_pixel, dtype):
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
+    images = rng.integers(0, 256, (2, 3, 4, 3)).astype(dtype)
     mean = rng.random((3, 4, 3) if per_pixel else 3).astype(np.float32)
     std = rng.uniform(0.1, 1, 3).astype(np.float32)
     out = normalize(jnp.asarray(images), jnp.asarray(mean), jnp.asarray(std))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data import DataConfig, normalisation
-from jaxcnn.data.dataset import check_split
+from jaxcnn.data.dataset import Split, check_split
 from jaxcnn.errors import UsageError
 
 LABELS = np.arange(4)
@@ -38,24 +38,28 @@ def test_errors(images, labels, message):
         check_split(images, labels, "x")
 
 
+def split(images):
+    return Split(images, np.zeros(len(images), np.int32))
+
+
 @settings(deadline=None, max_examples=20)
 @given(n=st.integers(1, 1200), channels=st.sampled_from([1, 3]), per_pixel=st.booleans(), seed=st.integers(0, 99))
 def test_measured_normalisation(n, channels, per_pixel, seed):
     images = np.random.default_rng(seed).integers(0, 256, (n, 3, 2, channels)).astype(np.uint8)
     images[0, 0, :2] = [[0], [255]]  # no channel is constant
-    mean, std = normalisation(DataConfig(source="digits", per_pixel_mean=per_pixel), images)
+    mean, std = normalisation(DataConfig(source="digits", per_pixel_mean=per_pixel), split(images))
     exact = images.astype(np.float64) / 255
     np.testing.assert_allclose(mean, exact.mean(0 if per_pixel else (0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, exact.std((0, 1, 2)), rtol=1e-6)
     assert mean.dtype == std.dtype == np.float32
-    shuffled = normalisation(DataConfig(source="digits", per_pixel_mean=per_pixel), images[::-1])
+    shuffled = normalisation(DataConfig(source="digits", per_pixel_mean=per_pixel), split(images[::-1]))
     np.testing.assert_array_equal(mean, shuffled[0])
     np.testing.assert_array_equal(std, shuffled[1])
 
 
 def test_given_normalisation():
     config = DataConfig(source="digits", mean=(0.5,), std=(0.25,))
-    mean, std = normalisation(config, np.zeros((1, 2, 2, 1), np.uint8))
+    mean, std = normalisation(config, split(np.zeros((1, 2, 2, 1), np.uint8)))
     assert mean.tolist() == [0.5] and std.tolist() == [0.25]
 
 
@@ -70,4 +74,4 @@ def test_given_normalisation():
 )
 def test_normalisation_errors(fields, message):
     with pytest.raises(UsageError, match=message):
-        normalisation(DataConfig(source="digits", **fields), np.zeros((2, 2, 2, 1), np.uint8))
+        normalisation(DataConfig(source="digits", **fields), split(np.zeros((2, 2, 2, 1), np.uint8)))

@@ -1,13 +1,17 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import DataConfig, load
-from jaxcnn.data.images import fit, fit_array
-from jaxcnn.errors import UsageError
+from jaxcnn.data import DataConfig, load, normalisation
+from jaxcnn.data import images as imaging
+from jaxcnn.data.crops import RandomResizedCrop
+from jaxcnn.data.images import fit, fitted
+from jaxcnn.data.sources import open_store, streams
+from jaxcnn.errors import RunError, UsageError
 
 
 def test_digits_are_scikit_learns():
@@ -130,7 +134,6 @@ def test_classes_without_an_image_need_names(tmp_path, arrays):
         ({"val_split": ""}, "split '' not understood"),
         ({"image_size": 0}, "data.image_size is 0: expected a number of pixels"),
         ({"image_size": 10**6}, "more than half of the memory"),
-        ({"pad_crop": -1}, "data.pad_crop is -1"),
         ({"name": "mnist"}, "data.name is 'mnist', which data.source npz does not read"),
     ],
 )
@@ -217,16 +220,49 @@ def test_folder_errors(tmp_path):
     with pytest.raises(UsageError, match="no files in them"):
         load(config)
     write_image(tmp_path / "a" / "good.png", 1)
-    (tmp_path / "a" / "notes.txt").write_text("hello")
-    with pytest.raises(UsageError, match=r"not readable as images, 1 of 2 files: .*a/notes.txt"):
-        load(config)
-    (tmp_path / "a" / "notes.txt").unlink()
     data = (tmp_path / "a" / "good.png").read_bytes()
     (tmp_path / "a" / "cut.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UsageError, match=r"not readable as images, 1 of 2 files: .*a/cut.png"):
+    with pytest.raises(RunError, match=r"1 of the 2 examples of split 'train' cannot be used, .*: .*a/cut.png: "):
         load(config)
     with pytest.raises(UsageError, match="no such folder"):
         load(DataConfig(source="folder", path=tmp_path / "none"))
+
+
+def test_bad_files_are_named_and_passed_over(tmp_path):
+    for i in range(6):
+        write_image(tmp_path / "train" / "a" / f"{i}.png", 10 * i)
+        write_image(tmp_path / "test" / "a" / f"{i}.png", 10 * i)
+    (tmp_path / "train" / "a" / "4.png").write_bytes(b"")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("hello")
+    config = DataConfig(source="folder", path=tmp_path, bad_limit=0.2)
+    assert open_store(config).ignored == (str(tmp_path / "train" / "a" / "notes.txt"),)
+    data = load(config)
+    (bad,) = data.train.bad
+    assert bad.name.endswith("train/a/4.png") and not data.test.bad
+    (batch,) = data.train.batches([np.arange(6)])
+    assert (~batch["mask"]).sum() == 1 and not batch["image"][~batch["mask"]].any()
+    mean, std = normalisation(config, data.train)
+    usable = data.train.images[data.train.usable] / 255
+    np.testing.assert_allclose(mean, usable.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(std, usable.std((0, 1, 2)), rtol=1e-6)
+
+
+def test_what_streams(tmp_path, monkeypatch):
+    for i in range(4):
+        write_image(tmp_path / "a" / f"{i}.png", i)
+    plain = {"source": "folder", "path": tmp_path, "train_split": "train[:2]", "test_split": "train[2:]"}
+
+    def streamed(free=(10**9, 10**9), **fields):
+        monkeypatch.setattr(imaging, "free_memory", lambda: free)
+        config = DataConfig(**plain, **fields)
+        return streams(config, open_store(config))
+
+    assert not streamed() and not streamed(image_size=8)
+    images = 8 * 8 * 3
+    assert streamed((2 * 4 * images - 2, 10**9), image_size=8) and not streamed((2 * 4 * images, 10**9), image_size=8)
+    assert streamed((10**9, 2 * 2 * images - 2), image_size=8) and not streamed((10**9, 2 * 2 * images), image_size=8)
+    assert streamed(image_size=8, pipeline="streaming") and streamed(image_size=8, train_crop=RandomResizedCrop())
+    assert not streamed((0, 0), image_size=8, pipeline="resident")
 
 
 def test_unknown_source():
@@ -237,11 +273,15 @@ def test_unknown_source():
 def test_fit_crops_the_centre_and_pads():
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200  # exactly the central square
-    assert np.asarray(fit(Image.fromarray(wide), 4, "bilinear")).min() == 200
-    small = fit_array(np.full((2, 2, 2, 1), 9, np.uint8), 4, "pad")
-    np.testing.assert_array_equal(small[0, ..., 0], np.pad(np.full((2, 2), 9), 1))
+    config = DataConfig(source="digits", image_size=4)
+    assert np.asarray(fit(Image.fromarray(wide), config)).min() == 200
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[2:6, 6:10] = 200  # the central half of the central square
+    assert np.asarray(fit(Image.fromarray(wide), replace(config, resize_to=8))).min() == 200
+    small = fitted(np.full((2, 2, 1), 9, np.uint8), 1, replace(config, resize="pad"))
+    np.testing.assert_array_equal(small[..., 0], np.pad(np.full((2, 2), 9), 1))
     with pytest.raises(UsageError, match="cannot be padded"):
-        fit_array(np.zeros((1, 5, 5, 1), np.uint8), 4, "pad")
+        fitted(np.zeros((5, 5, 1), np.uint8), 1, replace(config, resize="pad"))
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
@@ -249,4 +289,5 @@ def test_fit_crops_the_centre_and_pads():
 def test_fit_gives_the_size_and_keeps_constants(shape, resize):
     image = Image.fromarray(np.full((*shape, 3), 77, np.uint8))
     for size in (1, 4, 11):
-        np.testing.assert_array_equal(np.asarray(fit(image, size, resize)), np.full((size, size, 3), 77))
+        config = DataConfig(source="digits", image_size=size, resize=resize)
+        np.testing.assert_array_equal(np.asarray(fit(image, config)), np.full((size, size, 3), 77))

@@ -22,7 +22,13 @@ from jaxcnn import *
 EXPERIMENT = Experiment(
     name="interrupted",
     model=ModelConfig(name="lenet5"),
-    data=DataConfig(source="digits", image_size=28, pad_crop=2, train_split="train[:1000]", val_split="train[1000:]"),
+    data=DataConfig(
+        source="digits",
+        image_size=28,
+        augment=(PadCrop(pad=2),),
+        train_split="train[:1000]",
+        val_split="train[1000:]",
+    ),
     optim=OptimConfig(name="momentum", learning_rate=0.05),
     train=TrainConfig(batch_size=50, steps=90, log_every=7),
     eval=EvalConfig(every=28, batch_size=1),
@@ -40,7 +46,7 @@ MODELS["resnet_small"] = replace(MODELS["resnet20"], factory=small)
 EXPERIMENT = Experiment(
     name="stateful",
     model=ModelConfig(name="resnet_small"),
-    data=DataConfig(source="digits", image_size=16, pad_crop=2, train_split="train[:640]"),
+    data=DataConfig(source="digits", image_size=16, augment=(PadCrop(pad=2),), train_split="train[:640]"),
     optim=OptimConfig(name="momentum", learning_rate=0.05, clip_norm=1.0, weight_decay=1e-4),
     schedule=ScheduleConfig(name="plateau", patience=5),
     train=TrainConfig(batch_size=32, steps=100, log_every=9, ema_decay=0.95, recompute_batch_stats=True),

@@ -166,7 +166,7 @@ def test_tick_labels_of_a_hundred_classes_do_not_overlap():
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_worst_mistakes_come_worst_first(channels):
     images, logits, labels, names = example(5, n=200, channels=channels)
-    figure = worst_mistakes(images, logits, labels, names)
+    figure = worst_mistakes(images.__getitem__, logits, labels, names)
     wrong = hardest(logits, labels)
     assert len(wrong) > 24 and len(figure.axes) == 24
     assert figure.get_suptitle() == f"The 24 worst of {len(wrong)} mistakes among 200 images"
@@ -183,12 +183,12 @@ def test_worst_mistakes_come_worst_first(channels):
 
 def test_a_sheet_of_few_mistakes_says_so():
     images, logits, labels, names = example(3, n=50, accuracy=2)
-    none = worst_mistakes(images, logits, labels, names)
+    none = worst_mistakes(images.__getitem__, logits, labels, names)
     assert "None: all 50 images are predicted correctly." in words(none)
     labels[4] = (labels[4] + 1) % 3
-    assert worst_mistakes(images, logits, labels, names).get_suptitle() == "The only mistake among 50 images"
+    assert worst_mistakes(images.__getitem__, logits, labels, names).get_suptitle() == "The only mistake among 50 images"
     labels[7] = (labels[7] + 1) % 3
-    two = worst_mistakes(images, logits, labels, names)
+    two = worst_mistakes(images.__getitem__, logits, labels, names)
     assert two.get_suptitle() == "All 2 mistakes, worst first, among 50 images"
     assert sum(bool(axes.images) for axes in two.axes) == 2
 
@@ -196,15 +196,15 @@ def test_a_sheet_of_few_mistakes_says_so():
 def test_images_that_do_not_fit_are_refused():
     images, logits, labels, names = example(3)
     with pytest.raises(UsageError, match=r"images float32 .* expected uint8 \[60, height, width, channels\]"):
-        worst_mistakes(images.astype(np.float32), logits, labels, names)
+        worst_mistakes(images.astype(np.float32).__getitem__, logits, labels, names)
     with pytest.raises(UsageError, match="expected uint8"):
-        worst_mistakes(images[:-1], logits, labels, names)
+        worst_mistakes(lambda chosen: images[chosen[:-1]], logits, labels, names)
 
 
 def test_class_names_are_shown_as_they_are():
     images, logits, labels, _ = example(3)
     names = ["$1 to $2", r"$\oops^{$", "an extremely long name of a class"]
-    assert "$1 to $2" in words(worst_mistakes(images, logits, labels, names))
+    assert "$1 to $2" in words(worst_mistakes(images.__getitem__, logits, labels, names))
     text = words(confusion_matrix(logits, labels, names))
     assert names[1] in text and "an extremely long…" in text
 
@@ -213,11 +213,11 @@ def test_write_figures_gives_the_same_bytes_at_any_time_and_under_any_style(tmp_
     import matplotlib
 
     images, logits, labels, names = example(4, channels=1)
-    paths = write_figures(tmp_path / "a", ROWS, images, logits, labels, names)
+    paths = write_figures(tmp_path / "a", ROWS, images.__getitem__, logits, labels, names)
     assert [path.name for path in paths] == ["curves.png", "confusion_matrix.png", "worst_mistakes.png"]
     time.sleep(1.1)  # a date in the file would differ
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 40, "axes.facecolor": "red"}):
-        again = write_figures(tmp_path / "b", ROWS, images, logits, labels, names)
+        again = write_figures(tmp_path / "b", ROWS, images.__getitem__, logits, labels, names)
     for first, second in zip(paths, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
     assert sorted((tmp_path / "a" / "figures").iterdir()) == sorted(paths)  # nothing partial stays behind

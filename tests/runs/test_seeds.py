@@ -18,6 +18,7 @@ from jaxcnn import (
     Experiment,
     ModelConfig,
     OptimConfig,
+    PadCrop,
     TrainConfig,
     cli,
     runs,
@@ -39,7 +40,7 @@ SEEDS = (5, 6, 7)
 EXPERIMENT = Experiment(
     name="several",
     model=ModelConfig(name="smooth"),
-    data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:60]", pad_crop=1),
+    data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:60]", augment=(PadCrop(pad=1),)),
     optim=OptimConfig(name="momentum", learning_rate=0.05),
     train=TrainConfig(batch_size=24, steps=8, log_every=3, devices=1, ema_decay=0.9),
     eval=EvalConfig(every=4, batch_size=30),

@@ -68,7 +68,7 @@ def test_the_first_step_finds_the_program_compiled_before(devices):
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 500), (1, 100), (3, 64), (8, 11), (8, 296)])
 def test_evaluation_counts_297_images_once(devices, batch_size):
     found = session(replace(EXPERIMENT, eval=EvalConfig(batch_size=batch_size)), devices=devices)
-    metrics, logits = found.evaluate(found.initial_state().variables, found.dataset.test)
+    metrics, logits, *_ = found.evaluate(found.initial_state().variables, found.dataset.test)
     expected = unbatched()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     right = (logits.argmax(-1) == found.dataset.test.labels).sum()
@@ -126,7 +126,7 @@ def test_the_averaged_parameters_are_those_evaluated():
     found = session(devices=1, ema_decay=0.5)
     state = found.initial_state()
     zero = state.replace(ema=jax.tree.map(jnp.zeros_like, state.ema))
-    metrics, logits = found.evaluate(zero.variables, found.dataset.test)
+    metrics, logits, *_ = found.evaluate(zero.variables, found.dataset.test)
     assert (metrics["accuracy"], np.abs(logits).max()) == (0.0, 0.0)  # ties are mistakes
     exact = found.recompute_batch_stats(zero).batch_stats  # of the averaged parameters, too
     assert np.all(exact["stem"]["bn"]["var"] == 0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data import Split
-from jaxcnn.data.resident import eval_batches
+from jaxcnn.data.dataset import eval_batches
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Classification
 from jaxcnn.train.evaluate import evaluate
@@ -43,7 +43,7 @@ def parallel_over(devices):
 def run(devices, batch_size, poll=lambda number: None):
     parallel, step = parallel_over(devices)
     batches = eval_batches(SPLIT, parallel.round_up(batch_size))
-    return evaluate(step, WEIGHTS, batches, TASK, N, poll)
+    return evaluate(step, WEIGHTS, batches, TASK, SPLIT, poll)
 
 
 def counted():
@@ -59,7 +59,9 @@ def counted():
 @given(devices=st.sampled_from([1, 2, 3, 8]), batch_size=st.integers(1, 320))
 def test_every_example_counts_once(devices, batch_size):
     right, top5, loss, expected = counted()
-    metrics, logits = run(devices, batch_size)
+    metrics, logits, labels, usable = run(devices, batch_size)
+    np.testing.assert_array_equal(labels, SPLIT.labels)
+    assert usable.all()
     assert metrics["accuracy"] == right / N
     assert metrics["top5_error"] == 1 - top5 / N
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
@@ -78,7 +80,7 @@ def test_a_lost_or_repeated_example_is_noticed():
     batches = list(eval_batches(SPLIT, 50))
     for wrong in (batches[:-1], [*batches, batches[-1]]):
         with pytest.raises(AssertionError, match=f"of {N} examples"):
-            evaluate(step, WEIGHTS, iter(wrong), TASK, N, lambda number: None)
+            evaluate(step, WEIGHTS, iter(wrong), TASK, SPLIT, lambda number: None)
 
 
 def test_a_stop_is_polled_before_each_batch():

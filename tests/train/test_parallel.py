@@ -29,7 +29,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from toys import SHAPE, Toy, assert_close, assert_same_bits, batch, host, start
 
-from jaxcnn import CheckpointConfig, DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
+from jaxcnn import (
+    CheckpointConfig,
+    DataConfig,
+    Experiment,
+    Flip,
+    ModelConfig,
+    OptimConfig,
+    PadCrop,
+    TrainConfig,
+)
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import fingerprint
 from jaxcnn.layers import Dropout, StochasticDepth
@@ -47,7 +56,7 @@ STEPS = 20
 LENET = Experiment(
     name="lenet",
     model=ModelConfig(name="lenet5"),
-    data=DataConfig(source="digits", image_size=28, pad_crop=2, flip=True),
+    data=DataConfig(source="digits", image_size=28, augment=(PadCrop(pad=2), Flip())),
     optim=OptimConfig(name="momentum", learning_rate=0.05, weight_decay=1e-4),
     train=TrainConfig(batch_size=64, steps=STEPS, log_every=1, label_smoothing=0.1),
     checkpoint=CheckpointConfig(tensorboard=False),
@@ -55,7 +64,7 @@ LENET = Experiment(
 RESNET = replace(
     LENET,
     model=ModelConfig(name="resnet20"),
-    data=DataConfig(source="digits", image_size=16, pad_crop=2, flip=True),
+    data=DataConfig(source="digits", image_size=16, augment=(PadCrop(pad=2), Flip())),
     train=replace(LENET.train, batch_size=32),
 )
 MODES = {

@@ -1,0 +1,63 @@
+"""Examples that cannot be used: counted, named, passed over up to a limit."""
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxcnn.data.decode import BadImage
+from jaxcnn.errors import RunError
+
+_NAMED = 5
+
+
+class Bad(NamedTuple):
+    """One example that cannot be used."""
+
+    name: str
+    """Its file or record."""
+    reason: str
+
+
+class BadExamples:
+    """Those of one split. Several threads may add to them."""
+
+    def __init__(self, split: str, total: int, limit: float) -> None:
+        """Count from none.
+
+        Args:
+            split: named in the error.
+            total: examples in the split.
+            limit: the fraction of them that may be bad.
+        """
+        self.found: dict[int, Bad] = {}
+        """By the example's index."""
+        self._split, self._total, self._limit = split, total, limit
+        self._lock = threading.Lock()
+
+    def add(self, index: int, name: str, reason: str) -> None:
+        """Note that the example cannot be used; the same one counts once.
+
+        Raises:
+            RunError: there are more than the limit allows.
+        """
+        with self._lock:
+            self.found.setdefault(index, Bad(name, reason))
+        found = self.in_order()
+        if len(found) > self._limit * self._total:
+            shown = "; ".join(f"{bad.name}: {bad.reason}" for bad in found[:_NAMED])
+            raise RunError(
+                f"{len(found)} of the {self._total} examples of split {self._split!r} cannot be used, more than "
+                f"data.bad_limit {self._limit:g} allows: {shown}{'; ...' if len(found) > _NAMED else ''}"
+            )
+
+    def in_order(self) -> list[Bad]:
+        """Return them in the order of the split."""
+        with self._lock:
+            return [self.found[index] for index in sorted(self.found)]
+
+
+def check_label(label: int, class_names: Sequence[str]) -> None:
+    """Raise BadImage for a label that is none of the classes."""
+    if not 0 <= label < len(class_names):
+        unlabelled = " (is the split unlabelled?)" if label < 0 else ""
+        raise BadImage(f"label {label}, expected 0 to {len(class_names) - 1}{unlabelled}")

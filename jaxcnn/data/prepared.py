@@ -1,0 +1,49 @@
+"""The last part of every batch's way to the network, the same for all data paths: part of the compiled step."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Key
+
+from jaxcnn.data.augment import AnyArray, augment, normalize
+from jaxcnn.data.config import DataConfig
+
+
+class Norms(NamedTuple):
+    """What normalises images: for pixels in 0..1."""
+
+    mean: Float32[AnyArray, "..."]
+    std: Float32[AnyArray, " channels"]
+
+
+def training_batch(
+    batch: dict[str, Array], key: Key[Array, ""], norms: Norms, config: DataConfig, num_classes: int
+) -> dict[str, Array]:
+    """Return a batch augmented as `config` says, and normalised.
+
+    Args:
+        batch: image uint8 [batch, height, width, channels], label int32 [batch], mask bool [batch].
+        key: of this step alone.
+        norms: of the training images.
+        config: `augment` is read.
+        num_classes: of the logits.
+
+    Returns:
+        The batch with image float32, of the mean colour where it is masked; and weight float32 [batch]: what each
+        example counts for in a mean over the rows, so that such means over equal parts of the batch average to that
+        of the examples which are not masked.
+    """
+    batch = augment(config.augment, key, batch, num_classes)
+    mask = batch["mask"]
+    count = jnp.maximum(mask.sum(dtype=jnp.int32), 1).astype(jnp.float32)
+    visible = mask[:, None, None, None]
+    return {
+        **batch,
+        "image": jnp.where(visible, normalize(batch["image"], norms.mean, norms.std), 0.0),
+        "weight": jnp.where(mask, len(mask) / count, 0.0),
+    }
+
+
+def eval_batch(image: Array, label: Array, mask: Array, norms: Norms) -> dict[str, Array]:
+    """Return a batch to score: normalised."""
+    return {"image": normalize(image, norms.mean, norms.std), "label": label, "mask": mask}

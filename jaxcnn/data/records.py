@@ -1,0 +1,150 @@
+"""Stored examples, read one by one in any order: what folders, tar files, TFDS and caches have in common."""
+
+import bisect
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+if TYPE_CHECKING:
+    from jaxcnn.data.dataset import Split
+
+# Files of other kinds lie about in folders of images: Thumbs.db, notes, lists of checksums.
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+class Record(NamedTuple):
+    """One example as it is stored."""
+
+    image: bytes | UInt8[np.ndarray, "h w c"]
+    """The encoded file, or pixels."""
+    label: int
+    """Index of its class; whoever reads checks that there is such a class."""
+
+
+class Records(Protocol):
+    """The examples of one split. Any number of threads may read at once."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one example.
+
+        Raises:
+            BadImage: it cannot be read. Whether the bytes are an image, only decoding them tells.
+        """
+
+    def name(self, index: int) -> str:
+        """Return what to call the example in a message: its file, for instance."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over names, sizes and labels, the same wherever the files lie."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A data set as it is stored."""
+
+    class_names: tuple[str, ...]
+    """Labels index them."""
+    sizes: dict[str, int]
+    """Examples in each split."""
+    records: Callable[[str], Records]
+    """Opens a split."""
+    channels: int = 3
+    """1 or 3: what its images are decoded to."""
+    in_memory: bool = False
+    """Whether the images are pixels in memory already."""
+    decoded: "Callable[[str, Callable[[], Split]], Split] | None" = None
+    """Given a split and what decodes all of it: returns the result, from where it was kept if it was decoded before."""
+    ignored: tuple[str, ...] = ()
+    """Files that are not examples, by name."""
+    note: str = ""
+    """What a reader of its scores must know."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where a cache came from, and how it was made."""
+
+
+@dataclass(frozen=True)
+class ArrayRecords:
+    """Images in memory."""
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one image, a view."""
+        return Record(self.images[index], int(self.labels[index]))
+
+    def name(self, index: int) -> str:
+        """Return the image's number."""
+        return f"image {index}"
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the pixels too: they are at hand."""
+        return digest([str(self.images.shape), self.images.tobytes(), self.labels.tobytes()])
+
+
+class Subset:
+    """Parts of splits, one after the other."""
+
+    def __init__(self, parts: Sequence[tuple[Records, int, int]]) -> None:
+        """Take examples `start` to `stop` (exclusive) of each (records, start, stop)."""
+        self._parts = list(parts)
+        self._ends = list(itertools.accumulate(stop - start for _, start, stop in self._parts))
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one example."""
+        records, place = self._find(index)
+        return records[place]
+
+    def name(self, index: int) -> str:
+        """Return what to call the example in a message."""
+        records, place = self._find(index)
+        return records.name(place)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over those of the parts, and their bounds."""
+        return digest(f"{records.fingerprint()} {start} {stop}" for records, start, stop in self._parts)
+
+    def _find(self, index: int) -> tuple[Records, int]:
+        number = bisect.bisect_right(self._ends, index)
+        if index < 0 or number == len(self._parts):
+            raise IndexError(f"there is no example {index} among {len(self)}")
+        records, _, stop = self._parts[number]
+        return records, stop - (self._ends[number] - index)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file of this name is taken for an image."""
+    return name.lower().endswith(_IMAGES)
+
+
+def mixed_order(name: str) -> bytes:
+    """Return a key to sort files by, so that a slice of a split has images of all classes, about as many as the whole.
+
+    A file's place among the others does not change with files that come or go.
+    """
+    return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Return a SHA-256 over `parts`, which tells where one ends and the next begins."""
+    found = hashlib.sha256()
+    for part in parts:
+        raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        found.update(len(raw).to_bytes(8, "little") + raw)
+    return found.hexdigest()

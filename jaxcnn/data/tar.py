@@ -1,0 +1,228 @@
+"""Images in tar files, read in place: nothing is ever extracted, so nothing is ever written."""
+
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxcnn.data.decode import BadImage
+from jaxcnn.data.records import Record, Store, digest, is_image, mixed_order
+from jaxcnn.errors import UsageError
+
+_BLOCK = 512
+# The number of a shard at the end of its name.
+_SHARD = re.compile(r"[-_.]*\d+(-of-\d+)?$")
+_CLASSES = "classes.txt"
+_COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tzst|tar\.(gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
+
+
+class _Member(NamedTuple):
+    """A file within a tar file."""
+
+    archive: str
+    offset: int
+    size: int
+    name: str
+    """[SPLIT/]CLASS/FILE, or KEY.jpg."""
+    label: int
+    wrong: str = ""
+    """Why the label is none."""
+
+
+@dataclass(frozen=True)
+class TarRecords:
+    """The images of one split."""
+
+    members: list[_Member]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return the bytes of one image."""
+        member = self.members[index]
+        if member.wrong:
+            raise BadImage(member.wrong)
+        try:
+            content = _read(member)
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror}") from error
+        if len(content) != member.size:
+            raise BadImage(f"the tar file ends within it: {len(content)} of {member.size} bytes")
+        return Record(content, member.label)
+
+    def name(self, index: int) -> str:
+        """Return the tar file and the name within it."""
+        return f"{self.members[index].archive}: {self.members[index].name}"
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the images' names, sizes and classes."""
+        return digest(f"{member.name} {member.size} {member.label}" for member in self.members)
+
+
+def open_tar(path: Path, poll: Callable[[], None] = lambda: None) -> Store:
+    """Open a tar file, or all of a folder as one data set.
+
+    A file holds [SPLIT/]CLASS/FILE, or pairs KEY.jpg and KEY.cls (the class's number as text), as webdataset writes
+    them. What names no split belongs to the one that the tar file is named after: train-000.tar and train-001.tar hold
+    `train`. Where classes have numbers, a file classes.txt beside the tar files names them, one a line. Images have a
+    fixed order, that of `open_folder` where there are class folders.
+
+    Args:
+        path: the file or the folder.
+        poll: called for each member while the headers are read; what it raises ends that.
+
+    Raises:
+        UsageError: there is no tar file, one is compressed, damaged or cut off, or there are no images with a class.
+    """
+    listing = _Listing()
+    for archive in _archives(path):
+        _list(archive, listing, poll)
+    splits, class_names = _from_keys(path, listing) if listing.classes else _from_folders(listing)
+    if not splits:
+        raise UsageError(f"{path} holds no images with a class: expected [SPLIT/]CLASS/FILE, or KEY.jpg and KEY.cls")
+    opened = {split: TarRecords(members) for split, members in sorted(splits.items())}
+    return Store(
+        class_names=class_names,
+        sizes={split: len(records) for split, records in opened.items()},
+        records=opened.__getitem__,
+        ignored=tuple(listing.ignored),
+    )
+
+
+@dataclass
+class _Listing:
+    """What the tar files hold."""
+
+    images: list[tuple[str, str, _Member]] = field(default_factory=list)
+    """What their tar file is named after, key, member."""
+    classes: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Content of KEY.cls, by split and key."""
+    ignored: list[str] = field(default_factory=list)
+
+
+def _archives(path: Path) -> list[Path]:
+    if _COMPRESSED.search(path.name):
+        raise _compressed(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.tar"))
+    if not found:
+        packed = next((file for file in sorted(path.iterdir()) if _COMPRESSED.search(file.name)), None)
+        raise UsageError(f"{path} holds no .tar files") if packed is None else _compressed(packed)
+    return found
+
+
+def _compressed(path: Path) -> UsageError:
+    return UsageError(f"{path} is compressed, so images cannot be read from its middle: unpack it to a plain .tar file")
+
+
+def _list(archive: Path, listing: _Listing, poll: Callable[[], None]) -> None:
+    named_after = re.sub(r"\W", "-", _SHARD.sub("", archive.stem)) or "train"
+    for info in _headers(archive):
+        poll()
+        *folders, file = info.name.removeprefix("./").split("/")
+        member = _Member(str(archive), info.offset_data, info.size, info.name, -1)
+        key, _, kind = file.partition(".")
+        key = "/".join([*folders, key])
+        # A path that leads outside is nobody's class folder, and a link's target may be anywhere.
+        plain = info.isreg() and not info.issparse() and not {"", ".", ".."} & set(folders)
+        if not plain or file.startswith("."):
+            listing.ignored.append(f"{archive}: {info.name}")
+        elif kind == "cls":
+            listing.classes[named_after, key] = _read(member._replace(size=min(info.size, 100))).decode("latin-1")
+        elif not is_image(file):
+            listing.ignored.append(f"{archive}: {info.name}")
+        else:
+            listing.images.append((named_after, key, member))
+
+
+def _headers(archive: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the members that are not folders."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
+                if not info.isdir():
+                    yield info
+            end = tar.offset
+        with archive.open("rb") as raw:
+            raw.seek(end)
+            # tarfile takes a damaged header for the end.
+            if raw.read(_BLOCK) != bytes(_BLOCK):
+                raise UsageError(f"{archive} is cut off or damaged: at byte {end} there is no member and no end mark")
+    except tarfile.TarError as error:
+        with archive.open("rb") as raw:
+            if raw.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+                raise _compressed(archive) from error
+        raise UsageError(f"{archive} is no tar file, or cut off or damaged: {error}") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"{archive}: no such file") from error
+
+
+def _from_folders(listing: _Listing) -> tuple[dict[str, list[_Member]], tuple[str, ...]]:
+    """Return the images of each split, and the names of the classes."""
+    found: list[tuple[str, str, _Member]] = []
+    for split, key, member in listing.images:
+        match key.split("/"):
+            case [*_, in_split, name, _]:
+                found.append((in_split, name, member))
+            case [name, _]:
+                found.append((split, name, member))
+            case _:
+                listing.ignored.append(f"{member.archive}: {member.name}")
+    class_names = sorted({name for _, name, _ in found})
+    labels = {name: label for label, name in enumerate(class_names)}
+    splits: dict[str, list[_Member]] = {}
+    for split, name, member in found:
+        splits.setdefault(split, []).append(member._replace(label=labels[name]))
+    for members in splits.values():
+        members.sort(key=lambda member: mixed_order("/".join(member.name.split("/")[-2:])))
+    return splits, tuple(class_names)
+
+
+def _from_keys(path: Path, listing: _Listing) -> tuple[dict[str, list[_Member]], tuple[str, ...]]:
+    """Return the images of each split, and the names of the classes; what has a wrong number becomes a bad example."""
+    file = (path if path.is_dir() else path.parent) / _CLASSES
+    class_names = file.read_text().splitlines() if file.is_file() else None
+    splits: dict[str, list[_Member]] = {}
+    for split, key, member in listing.images:
+        text = listing.classes.get((split, key))
+        if "." in member.name.removeprefix("./")[len(key) + 1 :]:  # KEY.mask.png goes with KEY.jpg
+            listing.ignored.append(f"{member.archive}: {member.name}")
+            continue
+        if text is None:
+            member = member._replace(wrong=f"it has no class: there is no {key}.cls")
+        elif not re.fullmatch(r"[0-9]{1,6}", text.strip()):
+            member = member._replace(wrong=f"{key}.cls holds {text[:20]!r}, expected a class's number")
+        else:
+            member = member._replace(label=int(text))
+        splits.setdefault(split, []).append(member)
+    for members in splits.values():
+        members.sort(key=lambda member: mixed_order(member.name))
+    if class_names is not None:
+        return splits, tuple(name.strip() for name in class_names if name.strip())
+    counts = Counter(member.label for members in splits.values() for member in members if not member.wrong)
+    last = max(counts, default=-1)
+    missing = next((label for label in range(last) if label not in counts), None)
+    if missing is not None:
+        named = next(member for members in splits.values() for member in members if member.label == last)
+        raise UsageError(
+            f"{path}: {named.name} has class {last} and no image class {missing}: expected every number from 0, or a "
+            f"file {file} that names all classes, one a line"
+        )
+    return splits, tuple(map(str, range(last + 1)))
+
+
+def _read(member: _Member) -> bytes:
+    # Opened each time: tens of thousands of examples a second need no more, and any number of tar files is fine.
+    descriptor = os.open(member.archive, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, member.size, member.offset)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""Prepared TFDS data sets, read record by record."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.data.decode import BadImage
+from jaxcnn.data.from_tfds import find_features
+from jaxcnn.data.records import Record, Records, Store, digest
+from jaxcnn.errors import UsageError
+
+
+class TfdsRecords:
+    """One split, in array_record files."""
+
+    def __init__(self, builder: Any, split: str, image: str, label: str) -> None:
+        """Open the files.
+
+        Args:
+            builder: of a prepared data set that has array_record files.
+            split: its name.
+            image: name of the feature that holds the image.
+            label: name of the feature that holds the class.
+
+        Raises:
+            UsageError: a file is missing, or holds another number of records than dataset_info.json says.
+        """
+        import tensorflow_datasets as tfds
+
+        self._image, self._label = image, label
+        self._what = f"{builder.info.full_name} {split}"
+        decoders = {image: tfds.decode.SkipDecoding()}
+        self._records = builder.as_data_source(split, decoders=decoders, file_format="array_record")
+        info = builder.info.splits[split]  # with the names of these files, now
+        self._files = [Path(file) for file in info.filepaths]
+        self._info = Path(builder.data_path) / "dataset_info.json"
+        for file, expected in zip(self._files, info.shard_lengths, strict=True):
+            _check(file, expected, f"TFDS data set {builder.info.full_name!r}, split {split!r}")
+        _allow_open_files(len(self._files))
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one encoded image and its label."""
+        try:
+            record = self._records[index]
+        except RuntimeError as error:  # the files have checksums
+            raise BadImage(f"cannot be read: {str(error).splitlines()[0][:100]}") from error
+        return Record(record[self._image], record[self._label])
+
+    def name(self, index: int) -> str:
+        """Return the data set, the split and the record's number."""
+        return f"{self._what} record {index}"
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the files' names and sizes, and dataset_info.json."""
+        files = [f"{file.name} {file.stat().st_size}" for file in self._files]
+        return digest([self._info.read_bytes(), *files])
+
+
+def open_tfds(builder: Any) -> Store:
+    """Return the data set of a builder from `from_tfds.open_builder`.
+
+    Raises:
+        UsageError: it is not for image classification, or its files are not what its dataset_info.json says.
+    """
+    info = builder.info
+    image, label = find_features(info)
+    channels = info.features[image].shape[-1] or 3
+    if channels not in (1, 3):
+        raise UsageError(f"TFDS data set {info.full_name!r}: images have {channels} channels, not 1 or 3")
+
+    def records(split: str) -> Records:
+        return TfdsRecords(builder, split, image, label)
+
+    return Store(
+        class_names=tuple(info.features[label].names),
+        sizes={name: split.num_examples for name, split in info.splits.items()},
+        records=records,
+        channels=channels,
+        note=(info.metadata or {}).get("note", ""),
+    )
+
+
+def _check(file: Path, expected: int, what: str) -> None:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not file.is_file():
+        raise UsageError(f"{what}: {file} is missing")
+    reader = ArrayRecordReader(str(file), options="readahead_buffer_size:0")
+    found = reader.num_records()  # 0 where the end of the file, which tells, is gone
+    if reader.ok():
+        reader.close()
+    if found != expected:
+        raise UsageError(
+            f"{what}: {file} holds {found} records, expected {expected} as dataset_info.json says; it is cut off, "
+            "damaged or of another version: prepare it again"
+        )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit by so many: each file stays open once it is read, and ImageNet has 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        more = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
