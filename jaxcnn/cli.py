@@ -197,12 +197,20 @@ def _evaluate(arguments: list[str]) -> None:
         """Which examples; training images are not augmented."""
         checkpoint: Literal["last", "best"] = "last"
         """The newest, or the best by validation accuracy."""
+        views: Literal["center", "ten_crop", "multi_scale"] = "center"
+        """What of each image is scored: what the run itself does; four corners, the centre and their mirror images; or
+        the central square, and its mirror image, at several scales. Probabilities are averaged."""
+        scales: tuple[int, ...] = ()
+        """Short sides in pixels for multi_scale, such as 224 256 384."""
+        resize_to: int | None = None
+        """Length that the short side is scaled to before crops of data.image_size; None: the run's own."""
 
     parsed = parse(Arguments, "evaluate", _evaluate.__doc__ or "", arguments, "run")
     _prepare_process(distributed=False)
     from jaxcnn.report.tables import metric_name, metric_value
 
-    metrics = runs.evaluate(parsed.run, split=parsed.split, checkpoint=parsed.checkpoint)
+    options = {name: value for name, value in vars(parsed).items() if name != "run"}
+    metrics = runs.evaluate(parsed.run, **options)
     print_table(["metric", "value"], [(metric_name(k), metric_value(k, v)) for k, v in metrics.items()])
 
 

@@ -126,7 +126,7 @@ def _inspect(arguments: list[str]) -> None:
         store = opened(config, stop.check)
         if parsed.split is not None and parsed.split not in store.sizes:
             raise unknown("split", parsed.split, store.sizes)
-        if store.provenance:
+        if config.source == "cache" and config.path is not None:
             verify(config.path, stop.check)
         splits = [parsed.split] if parsed.split else list(store.sizes)
         found = {split: survey(store, split, config, stop.check, progress) for split in splits}

@@ -2,20 +2,24 @@
 
 import io
 import json
+import re
 import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn import CutMix, DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, TrainConfig, cli
+from jaxcnn import CutMix, DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, TrainConfig, cli, cli_data
+from jaxcnn.data.augment import Augmentation
 from jaxcnn.data.crops import RandomResizedCrop
 from jaxcnn.data.dataset import normalisation
-from jaxcnn.data.sources import load
+from jaxcnn.data.order import LastBatch
+from jaxcnn.data.sources import OPENERS, load
 from jaxcnn.data.survey import named, opened, survey
 from jaxcnn.runs.samples import training_samples
 from jaxcnn.runs.session import Session
@@ -400,3 +404,12 @@ def test_show_needs_matplotlib(folder, refused, monkeypatch):
     write_experiment(experiment(folder))
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)
     assert refused("show", "e.py") == "figures need matplotlib: pip install 'jaxcnn[report]'"
+
+
+def test_the_guide_is_right():
+    text = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(code, {})
+    assert set(re.findall(r"jaxcnn data ([a-z]+)", text)) == set(cli_data.COMMANDS)
+    names = [kind.__name__ for kind in get_args(Augmentation)] + [*OPENERS, *get_args(LastBatch)]
+    assert [name for name in names if f"`{name}`" not in text] == []

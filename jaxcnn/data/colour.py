@@ -38,8 +38,8 @@ class ColorJitter(Transform):
     """Change brightness, contrast, saturation and hue in a random order, as torchvision's ColorJitter.
 
     The first three draw a factor from [max(0, 1 - x), 1 + x] and blend as Pillow's ImageEnhance. Hue is turned in
-    Pillow's HSV of 8 bits; where Pillow's single precision falls on the other side of a whole number, hue or saturation
-    differ from its by one of 255. float32 images are rounded first.
+    Pillow's HSV of 8 bits; where Pillow's single precision falls on the other side of a whole number, its hue or
+    saturation is another one: at fewer than 0.5 % of the pixels, by 6 of 255 at most. float32 images are rounded first.
     """
 
     kind: Literal["color_jitter"] = "color_jitter"

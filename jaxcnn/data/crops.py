@@ -152,19 +152,15 @@ def ten_crop(pixels: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray,
     )
 
 
-def dense_views(
-    pixels: UInt8[np.ndarray, "h w c"],
-    scales: Sequence[int],
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
-) -> "list[UInt8[np.ndarray, '2 scale scale c']]":
-    """Return for each scale the central square of that side and its mirror image, for multi-scale evaluation.
+def mirrored(pixels: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray, "2 scale scale c"]:
+    """Return the central square, after the shorter side was resized to `scale`, and its mirror image.
 
-    Simonyan & Zisserman 2015, section 3.2, and He et al. 2016, section 3.4, apply the network as a convolution to the
-    whole rectangle whose shorter side is the scale, and average its scores. Every shape of input is compiled anew, and
+    For evaluation at several scales. Simonyan & Zisserman 2015, section 3.2, and He et al. 2016, section 3.4, apply the
+    network as a convolution to the whole rectangle, and average its scores. Every shape of input is compiled anew, and
     rectangles come in hundreds of shapes: so this keeps the square, and loses what a long side has beyond it.
     """
-    views = [centre(pixels, scale, scale, interpolation) for scale in scales]
-    return [np.stack([view, view[:, ::-1]]) for view in views]
+    view = centre(pixels, scale, scale)
+    return np.stack([view, view[:, ::-1]])
 
 
 def _place(draw: Callable[[], float], height: int, width: int, rows: int, columns: int) -> Box:

@@ -96,10 +96,13 @@ def _specs(config: DataConfig) -> dict[str, str]:
 def _open_streamed(config: DataConfig, store: Store, spec: str) -> Examples:
     from jaxcnn.data.streaming import Reader
 
-    if config.image_size is None:
-        raise UsageError("images that are streamed need data.image_size, the side in pixels that all are brought to")
     records = Subset([(store.records(name), start, stop) for name, start, stop in parse(spec, store.sizes)])
-    shape = (config.image_size, config.image_size, store.channels)
+    if config.image_size is not None:
+        shape: tuple[int, ...] = (config.image_size, config.image_size, store.channels)
+    elif store.in_memory:
+        shape = np.shape(records[0].image)
+    else:
+        raise UsageError("images that are streamed need data.image_size, the side in pixels that all are brought to")
     bad = BadExamples(spec, len(records), config.bad_limit)
     return Reader(records, shape, store.class_names, config, bad)
 

@@ -40,7 +40,7 @@ class Reader:
     def __init__(
         self,
         records: Records,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         class_names: Sequence[str],
         config: DataConfig,
         bad: BadExamples,
@@ -77,8 +77,14 @@ class Reader:
             image uint8 [rows, height, width, channels], label int32, mask bool: False where an example is bad, whose
             image and label are 0.
         """
+        yield from self.drawn(indices, self.image_shape, self._fitted)
+
+    def drawn(
+        self, indices: Sequence[Int64[np.ndarray, " rows"]], shape: tuple[int, ...], draw: Draw
+    ) -> Iterator[Batch]:
+        """Yield batches as `batches` does, whose images `draw` makes, of another shape."""
         rows = [(chosen, chosen, np.ones(len(chosen), bool)) for chosen in indices]
-        feed = Feed(self, rows.__getitem__, len(rows), self._fitted)
+        feed = Feed(self, rows.__getitem__, len(rows), draw, shape)
         try:
             yield from (feed.at(step) for step in range(len(rows)))
         finally:
@@ -95,9 +101,9 @@ class Reader:
         """
         crop = self._config.train_crop
         draw = self._fitted if crop is None else self._cropped(crop, key)
-        return Feed(self, lambda step: order.rows(step, rows), steps, draw)
+        return Feed(self, lambda step: order.rows(step, rows), steps, draw, self.image_shape)
 
-    def read(self, index: int, position: int, draw: Draw, out: UInt8[np.ndarray, "h w c"]) -> int | None:
+    def read(self, index: int, position: int, draw: Draw, out: UInt8[np.ndarray, "*shape"]) -> int | None:
         """Decode one example into `out` and return its label; None where it is bad, and `out` black."""
         try:
             image, label = self.records[index]
@@ -133,7 +139,9 @@ class Reader:
 class Feed:
     """Batches in the order of their steps, made ahead of time by Grain's threads; or again from any step on."""
 
-    def __init__(self, reader: Reader, rows: Callable[[int], Rows], steps: int, draw: Draw) -> None:
+    def __init__(
+        self, reader: Reader, rows: Callable[[int], Rows], steps: int, draw: Draw, shape: tuple[int, ...]
+    ) -> None:
         """Start nothing before the first batch is asked for.
 
         Args:
@@ -141,8 +149,9 @@ class Feed:
             rows: returns the examples of a step, their positions in the stream, and whether they count.
             steps: batches in all.
             draw: brings an image to its size.
+            shape: of what it makes.
         """
-        self._reader, self._rows, self._steps, self._draw = reader, rows, steps, draw
+        self._reader, self._rows, self._steps, self._draw, self._shape = reader, rows, steps, draw, shape
         self._iterator: Any = None
         self._making = _Making()
         self._next = 0
@@ -212,7 +221,7 @@ class Feed:
                 making.begun[step] = (
                     rows,
                     {
-                        "image": np.empty((size, *self._reader.image_shape), np.uint8),
+                        "image": np.empty((size, *self._shape), np.uint8),
                         "label": np.empty(size, np.int32),
                         "mask": np.empty(size, bool),
                         "index": rows[0].astype(np.int32),

@@ -5,6 +5,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxcnn import experiment as experiments
 from jaxcnn.data.augment import normalize
 from jaxcnn.data.dataset import check_split, eval_batches
 from jaxcnn.data.images import preprocessing
+from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
 from jaxcnn.models import Model
@@ -27,6 +29,7 @@ from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment
 from jaxcnn.runs.session import Session
 from jaxcnn.runs.sitting import Sitting
+from jaxcnn.runs.views import View, score_views, several_scales, ten_crops
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxcnn.train.log import read_metrics
@@ -37,6 +40,9 @@ from jaxcnn.train.state import TrainState
 
 if TYPE_CHECKING:
     import pandas
+
+
+VIEWS = ("center", "ten_crop", "multi_scale")
 
 
 def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> "Run":
@@ -208,7 +214,15 @@ class Run:
         return np.concatenate(parts)[: len(split)]
 
 
-def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last") -> dict[str, float]:
+def evaluate(
+    folder: str | Path,
+    *,
+    split: str = "test",
+    checkpoint: str = "last",
+    views: str = "center",
+    scales: Sequence[int] = (),
+    resize_to: int | None = None,
+) -> dict[str, float]:
     """Return the metrics of a run's checkpoint on a split, on whatever devices there are.
 
     A damaged checkpoint is passed over, which is reported on stderr.
@@ -217,6 +231,9 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
       folder: the run.
       split: "train", "val" or "test"; training images are taken as they are, not augmented.
       checkpoint: "last", or "best" by validation accuracy.
+      views: "center", the run's own; "ten_crop"; or "multi_scale": probabilities are averaged over each image's views.
+      scales: of "multi_scale": short sides in pixels.
+      resize_to: in place of the run's own; see `DataConfig`.
 
     Raises:
       UsageError: no such run, split or checkpoint, or its data are no longer those it was trained on.
@@ -225,13 +242,22 @@ def evaluate(folder: str | Path, *, split: str = "test", checkpoint: str = "last
     """
     found = load_run(folder)
     with StopFlag() as stop:
-        session = Session(_to_evaluate(found.experiment), stop, found.norms, found.streamed)
+        experiment = _to_evaluate(found.experiment)
+        if resize_to is not None:
+            experiment = replace(experiment, data=replace(experiment.data, resize_to=resize_to))
+        cuts = _views(views, scales, experiment)
+        session = Session(experiment, stop, found.norms, found.streamed if cuts is None else True)
         splits = session.dataset.splits()
         if split not in splits:
             raise unknown("split", split, splits)
-        check_data(found.path, session)
+        if resize_to is None and session.streamed == found.streamed:  # else they are other pixels
+            check_data(found.path, session)
         state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
-        metrics = session.evaluate(state.variables, splits[split]).metrics
+        chosen = splits[split]
+        if cuts is not None and isinstance(chosen, Reader):
+            metrics = score_views(session, state.variables, chosen, cuts)
+        else:
+            metrics = session.evaluate(state.variables, chosen).metrics
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
@@ -264,6 +290,19 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
             again = f"jaxcnn train --resume {shlex.quote(str(folder))}{more}"
             raise Stopped(stopped.signum, f"stopped after step {position.step}; go on with: {again}") from stopped
     return found
+
+
+def _views(views: str, scales: Sequence[int], experiment: Experiment) -> list[View] | None:
+    """Return what to cut from each image; None: what the run itself does."""
+    if views not in VIEWS:
+        raise unknown("views", views, VIEWS)
+    if scales and views != "multi_scale":
+        raise UsageError(f"scales are of views multi_scale, not of {views}")
+    if views == "center":
+        return None
+    if experiment.data.per_pixel_mean:
+        raise UsageError(f"views {views} need one mean for each channel: data.per_pixel_mean has one for each pixel")
+    return ten_crops(experiment.data) if views == "ten_crop" else several_scales(scales)
 
 
 def _to_evaluate(experiment: Experiment) -> Experiment:

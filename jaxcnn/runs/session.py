@@ -101,10 +101,10 @@ class Session(Blueprint):
         self._windowed_step = windowed_step(step)
         self.train_step = self.parallel.compile_train(step, self.train_batch)
         self._eval_step = self.parallel.compile_eval(make_eval_step(self.model, self.task), eval_batch)
-        self._norms = self.parallel.place(Norms(self.mean, self.std))
-        self._shared = (self._norms, self.parallel.place(Arrays.of(examples)) if isinstance(examples, Split) else None)
+        self.norms = self.parallel.place(Norms(self.mean, self.std))
+        self._shared = (self.norms, self.parallel.place(Arrays.of(examples)) if isinstance(examples, Split) else None)
         self._take_stream()
-        self._poll(0)
+        self.poll(0)
 
     def for_seed(self, seed: int) -> "Session":
         """Return the session of another seed, with the same data, arrays on the devices and compiled steps."""
@@ -201,7 +201,8 @@ class Session(Blueprint):
 
         return int(multihost_utils.process_allgather(np.int32(self.stop.signum or 0)).max()) or None
 
-    def _poll(self, number: int) -> None:
+    def poll(self, number: int) -> None:
+        """Raise Stopped on a signal, now and then where several processes are to agree on it."""
         if signum := self.stop_requested(number):
             raise Stopped(signum)
 
@@ -213,7 +214,7 @@ class Session(Blueprint):
         """
         batch_size = self.parallel.round_up(min(self.experiment.eval.batch_size, len(split)))
         batches, step = eval_batches(split, batch_size), self._fed(self._eval_step)
-        return evaluate(step, variables, batches, self.task, split, self._poll)
+        return evaluate(step, variables, batches, self.task, split, self.poll)
 
     def recompute_batch_stats(self, state: TrainState) -> TrainState:
         """Return the state with BatchNorm's statistics exact over the training images, which are not augmented.
@@ -226,13 +227,12 @@ class Session(Blueprint):
         step = make_moments_step(self.model.clone(axis_name=None))  # the global view
         step = self._fed(self.parallel.compile_eval(step, eval_batch))
         batches = whole_batches(self.dataset.train, self.experiment.train.batch_size)
-        batch_stats = self.parallel.place(exact_batch_stats(step, state.variables, batches, self._poll))
+        batch_stats = self.parallel.place(exact_batch_stats(step, state.variables, batches, self.poll))
         return state.replace(batch_stats=batch_stats)  # type: ignore[attr-defined]
 
     def _fed(self, compiled: Callable) -> Callable:
         """Return a step of `compile_eval` as a function of variables and a batch on the host."""
-        norms = Norms(self.mean, self.std)
-        return lambda variables, batch: compiled(variables, (batch["image"], batch["label"], batch["mask"], norms))
+        return lambda variables, batch: compiled(variables, (batch["image"], batch["label"], batch["mask"], self.norms))
 
 
 def _normalisation(

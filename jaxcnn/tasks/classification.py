@@ -49,7 +49,9 @@ class Classification:
             return minimised.sum() / jnp.maximum(sums["count"], 1).astype(losses.dtype), sums
         return jnp.mean(weight * minimised), sums
 
-    def _smoothed(self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]) -> Float[Array, " batch"]:
+    def _smoothed(
+        self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]
+    ) -> Float[Array, " batch"]:
         """Return the smoothed cross-entropy of each example, 0 where it is masked."""
         given = batch.get("target")
         targets = jax.nn.one_hot(batch["label"], logits.shape[-1], dtype=logits.dtype) if given is None else given

@@ -45,7 +45,7 @@ PAIRS = {
     RandAugment(magnitude=20): RandAugment(operations=0),
     AutoAugment(): None,
     TrivialAugment(): None,
-    Cutout(): Cutout(size=0),
+    Cutout(size=12): Cutout(size=0),
     Erasing(): Erasing(probability=0.0),
     Mixup(alpha=1.0): Mixup(alpha=0.0),
     CutMix(): CutMix(probability=0.0),
@@ -132,7 +132,9 @@ def test_nothing_at_magnitude_zero(nothing):
         np.testing.assert_array_equal(out["target"], np.eye(12))
 
 
-@each
+@pytest.mark.parametrize(
+    "transform", [t for t in PAIRS if isinstance(t, (Affine, Grayscale, Lighting, TrivialAugment))]
+)
 def test_float32_images_hold_the_same(transform):
     """Whole numbers in float32 come out as the same whole numbers in float32."""
     if isinstance(transform, Lighting):
@@ -196,8 +198,8 @@ def test_the_bits_that_runs_were_recorded_with(transforms, sha256):
 
 
 def test_sharded_over_eight_devices():
-    transforms = (PadCrop(pad=2), Flip(), RandAugment(operations=1), Mixup(alpha=1.0))
-    batch = batch_of(16)
+    transforms = (PadCrop(pad=2), Flip(), Cutout(size=3), CutMix())
+    batch = batch_of(16, size=8)
     run = jax.jit(lambda key, batch: augment(transforms, key, batch, 16))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))

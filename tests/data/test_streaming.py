@@ -182,9 +182,7 @@ def test_bad_files_are_counted_named_and_masked(what):
     assert batch["mask"].sum() == len(GOOD)
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("RGB", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG")]
-)
+@pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("RGBA", "PNG")])
 def test_other_kinds_under_a_jpeg_name_are_read(mode, kind):
     reader = reader_of(Given([encoded(mode, kind)] * 3))
     (batch,) = reader.batches([np.arange(3)])
