@@ -48,7 +48,7 @@ PAIRS = {
     Cutout(size=12): Cutout(size=0),
     Erasing(): Erasing(probability=0.0),
     Mixup(alpha=1.0): Mixup(alpha=0.0),
-    CutMix(): CutMix(probability=0.0),
+    CutMix(): CutMix(alpha=0.0),
 }
 MIXING = (Mixup, CutMix)
 each = pytest.mark.parametrize("transform", PAIRS, ids=[transform.kind for transform in PAIRS])
@@ -123,28 +123,23 @@ def test_an_image_depends_on_no_other(transform):
     assert (np.asarray(turned["image"])[1:] != np.asarray(turned["image"])[:1]).any(), "all images draw the same"
 
 
-@pytest.mark.parametrize("nothing", [t for t in PAIRS.values() if t], ids=lambda transform: transform.kind)
-def test_nothing_at_magnitude_zero(nothing):
-    out = augment((nothing,), KEY, BATCH, 12)
+def test_nothing_at_magnitude_zero():
+    nothing = tuple(transform for transform in PAIRS.values() if transform)
+    out = jax.jit(lambda key, batch: augment(nothing, key, batch, 12))(KEY, BATCH)
     np.testing.assert_array_equal(out["image"], BATCH["image"])
     np.testing.assert_array_equal(out["label"], BATCH["label"])
-    if "target" in out:
-        np.testing.assert_array_equal(out["target"], np.eye(12))
+    np.testing.assert_array_equal(out["target"], np.eye(12))
 
 
-@pytest.mark.parametrize(
-    "transform", [t for t in PAIRS if isinstance(t, (Affine, Grayscale, Lighting, TrivialAugment))]
-)
+@pytest.mark.parametrize("transform", [t for t in PAIRS if isinstance(t, (Affine, Grayscale))])
 def test_float32_images_hold_the_same(transform):
     """Whole numbers in float32 come out as the same whole numbers in float32."""
-    if isinstance(transform, Lighting):
-        transform = Lighting(std=0.0)  # otherwise not rounded
     out = jitted(transform)(KEY, {**BATCH, "image": BATCH["image"].astype(jnp.float32)})["image"]
     assert out.dtype == jnp.float32
     np.testing.assert_array_equal(out, jitted(transform)(KEY, BATCH)["image"])
 
 
-FAST = [transform for transform in PAIRS if isinstance(transform, (Flip, PadCrop, Affine, Cutout, Lighting))]
+FAST = [transform for transform in PAIRS if isinstance(transform, (Flip, PadCrop, Grayscale))]
 
 
 def eager_and_mapped(transform):
@@ -198,8 +193,7 @@ def test_the_bits_that_runs_were_recorded_with(transforms, sha256):
 
 
 def test_sharded_over_eight_devices():
-    transforms = (PadCrop(pad=2), Flip(), Cutout(size=3), CutMix())
-    batch = batch_of(16, size=8)
+    transforms, batch = (PadCrop(pad=2), Flip(), Mixup(alpha=0.0)), batch_of(16, size=8)
     run = jax.jit(lambda key, batch: augment(transforms, key, batch, 16))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))

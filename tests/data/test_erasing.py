@@ -24,14 +24,14 @@ def sides(mask):
 
 
 def test_cutout_is_a_square_that_may_reach_over_the_edge():
-    mask = changed(Cutout(size=9))
-    rows, columns = sides(mask)
+    mask = changed(Cutout(size=9, probability=0.75))
+    hit = mask.any((1, 2))
+    assert hit.mean() == pytest.approx(0.75, abs=0.03)
+    rows, columns = (side[hit] for side in sides(mask))
     assert rows.max() == columns.max() == 9 and rows.min() == columns.min() == 5
     # The centre is any pixel: 24 of 32 rows, and 16 of 24 columns, have room for all of it.
     assert (rows == 9).mean() == pytest.approx(24 / 32, abs=0.03)
     assert (columns == 9).mean() == pytest.approx(16 / 24, abs=0.03)
-    share = changed(Cutout(size=4, probability=0.25)).any((1, 2)).mean()
-    assert share == pytest.approx(0.25, abs=0.03)
 
 
 def test_erasing_keeps_its_ranges():
@@ -45,15 +45,15 @@ def test_erasing_keeps_its_ranges():
     assert 0.45 < aspect.min() < 0.6 and 1.7 < aspect.max() < 2.2
     assert area.mean() == pytest.approx(0.2, abs=0.01), "uniform"
     assert np.log(aspect).mean() == pytest.approx(0.0, abs=0.04), "tall as often as wide"
-    always = changed(Erasing(probability=1.0, fill="constant")).any((1, 2)).mean()
-    assert always > 0.99
 
 
+@pytest.mark.slow
 def test_every_pixel_may_be_erased():
     mask = changed(Erasing(probability=1.0, area=(0.02, 0.1), fill="constant"))
     assert mask.mean(0)[16, 12] < 0.2 and (mask.mean(0) > 0).all()
 
 
+@pytest.mark.slow
 def test_what_never_fits_leaves_the_image():
     assert not changed(Erasing(probability=1.0, area=(1.0, 1.0), aspect=(1.0, 1.0), fill="constant")).any()
 

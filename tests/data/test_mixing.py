@@ -27,7 +27,7 @@ def mixed(transforms, batch, seed=0):
 
 
 @both
-@pytest.mark.parametrize("alpha", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("alpha", [0.2, 8.0])
 def test_the_mass_of_each_label_is_one(kind, alpha):
     out = mixed((kind(alpha=alpha),), batch_of())
     assert out["target"].dtype == np.float32 and out["target"].shape == (COUNT, CLASSES)
