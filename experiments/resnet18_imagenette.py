@@ -1,8 +1,8 @@
 """ResNet-18 on a part of Imagenette at 96x96, streamed: random resized crops, mirrored.
 
 Paper: He et al. 2015, 1512.03385, for the architecture; Szegedy et al. 2014, 1409.4842, section 6, for the crops.
-Recipe: our own: Nesterov's momentum with a cosine after 100 steps of warm-up, 24 epochs of batches of 32, crops of 35 to
-100 % of the image, label smoothing 0.1. To test, the short side is scaled to 112 and the central 96x96 cut out.
+Recipe: our own: Nesterov's momentum with a cosine after 100 steps of warm-up, 24 epochs of batches of 32, crops of 35
+to 100 % of the image, label smoothing 0.1. To test, the short side is scaled to 112 and the central 96x96 cut out.
 `resnet18_imagenette_plain` is the same without crops and mirroring.
 Command: jaxcnn train experiments/resnet18_imagenette.py
 """

@@ -78,8 +78,8 @@ from jaxcnn.report import figures
 missing(lambda: load(DataConfig(source="digits")), "digits")
 rows = [{"step": 1, "train/loss": 1.0}]
 missing(lambda: figures.write_figures(
-    __import__("pathlib").Path("."), rows, train.images.__getitem__, np.eye(10, dtype=np.float32)[train.labels], train.labels,
-    tuple("0123456789")), "report")
+    __import__("pathlib").Path("."), rows, train.images.__getitem__, np.eye(10, dtype=np.float32)[train.labels],
+    train.labels, tuple("0123456789")), "report")
 print("good")
 """
 

@@ -5,7 +5,7 @@ A box is drawn from the image's size alone, so the pixels around it need not be 
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 

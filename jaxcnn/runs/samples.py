@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import Norms, training_batch
 from jaxcnn.data.slicing import parse
 from jaxcnn.data.sources import open_store, streams, take
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
-from jaxcnn.train.step import AUGMENT_KEY, CROP_KEY, SHUFFLE_KEY, step_key
+from jaxcnn.runs.session import crop_key, order_of
+from jaxcnn.train.step import AUGMENT_KEY, step_key
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def training_samples(
     """
     if not 0 <= step < 2**31:
         raise UsageError(f"step is {step}: expected 0 to {2**31 - 1}")
-    data, batch_size = experiment.data, experiment.train.batch_size
+    data = experiment.data
     store = open_store(data, poll)
     # Both pipelines give the same batches, and this one reads no more than the batch.
     streamed = data.image_size is not None or streams(data, store)
@@ -68,12 +68,11 @@ def training_samples(
     only_train = replace(data, val_split=None, test_split=data.train_split)
     dataset = take(only_train, store, streamed, decoded)
     key, train = jax.random.key(experiment.seed), dataset.train
-    rows = slice(0, batch_size)
-    order = Order(jax.random.fold_in(key, SHUFFLE_KEY), len(train), batch_size, data.last_batch)
+    rows = slice(0, experiment.train.batch_size)
+    order = order_of(experiment, len(train))
     indices, _, counted = order.rows(step, rows)
     if isinstance(train, Reader):
-        first, second = jax.random.key_data(jax.random.fold_in(key, CROP_KEY)).tolist()
-        feed = train.stream(order, rows, step + 1, (first, second))
+        feed = train.stream(order, rows, step + 1, crop_key(experiment))
         batch = feed.at(step)
         feed.close()
     else:

@@ -126,16 +126,13 @@ class Session(Blueprint):
 
     def _take_stream(self) -> None:
         self._key_data = self.parallel.place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
-        data, train = self.experiment.data, self.dataset.train
-        batch_size = self.experiment.train.batch_size
-        shuffle_key = jax.random.fold_in(self.key, SHUFFLE_KEY)
-        order = Order(shuffle_key, len(train), batch_size, data.last_batch)
-        if isinstance(train, Split):
+        train = self.dataset.train
+        order = order_of(self.experiment, len(train))
+        if isinstance(train, Reader):
+            rows = self.parallel.rows(order.batch_size)
+            self._feed = train.stream(order, rows, self.timetable.total_steps, crop_key(self.experiment))
+        elif isinstance(train, Split):
             self._stream = Stream(order, self.parallel.place)
-        elif isinstance(train, Reader):
-            first, second = jax.random.key_data(jax.random.fold_in(self.key, CROP_KEY)).tolist()
-            rows = self.parallel.rows(batch_size)
-            self._feed = train.stream(order, rows, self.timetable.total_steps, (first, second))
 
     def compile_meanwhile(self, step: int) -> Callable[[], Any]:
         """Begin to compile the training step, which is to go on from `step`, and return what waits for that."""
@@ -233,6 +230,18 @@ class Session(Blueprint):
     def _fed(self, compiled: Callable) -> Callable:
         """Return a step of `compile_eval` as a function of variables and a batch on the host."""
         return lambda variables, batch: compiled(variables, (batch["image"], batch["label"], batch["mask"], self.norms))
+
+
+def order_of(experiment: Experiment, examples: int) -> Order:
+    """Return the order in which an experiment visits so many training examples."""
+    key = jax.random.fold_in(jax.random.key(experiment.seed), SHUFFLE_KEY)
+    return Order(key, examples, experiment.train.batch_size, experiment.data.last_batch)
+
+
+def crop_key(experiment: Experiment) -> tuple[int, int]:
+    """Return what the host's random crops are drawn from."""
+    first, second = jax.random.key_data(jax.random.fold_in(jax.random.key(experiment.seed), CROP_KEY)).tolist()
+    return first, second
 
 
 def _normalisation(

@@ -186,7 +186,9 @@ def test_a_sheet_of_few_mistakes_says_so():
     none = worst_mistakes(images.__getitem__, logits, labels, names)
     assert "None: all 50 images are predicted correctly." in words(none)
     labels[4] = (labels[4] + 1) % 3
-    assert worst_mistakes(images.__getitem__, logits, labels, names).get_suptitle() == "The only mistake among 50 images"
+    assert (
+        worst_mistakes(images.__getitem__, logits, labels, names).get_suptitle() == "The only mistake among 50 images"
+    )
     labels[7] = (labels[7] + 1) % 3
     two = worst_mistakes(images.__getitem__, logits, labels, names)
     assert two.get_suptitle() == "All 2 mistakes, worst first, among 50 images"
