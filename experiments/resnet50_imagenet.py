@@ -2,16 +2,24 @@
 
 Paper: He et al. 2015, 1512.03385. torchvision's weights, V1, have 23.87 % top-1 error on single crops.
 Recipe: Goyal et al. 2017, 1706.02677: batch 256 at rate 0.1, momentum 0.9, weight decay 1e-4, five epochs of warm-up,
-the rate divided by 10 at epochs 30, 60 and 80, and the last BatchNorm of each block starting at zero. (Deviations:
-images are scaled by the short side to 224 and cropped at the centre, both to train and to test, in place of random
-resized crops and of 256 to 224.)
+the rate divided by 10 at epochs 30, 60 and 80, and the last BatchNorm of each block starting at zero. Images are
+streamed: random resized crops, mirrored; to test, the short side is scaled to 256 and the central 224x224 cut out.
+(Deviation: no colour augmentation, which torchvision's recipe has not either.)
 Command: jaxcnn train experiments/resnet50_imagenet.py
   --train.label-smoothing 0.1 is the usual option.
-Not measured by us yet: it needs ImageNet and an accelerator, and it needs the streaming path for images of
-differing sizes; until that exists the images must fit the devices' memory.
+Not measured by us yet: it needs ImageNet and an accelerator.
 """
 
-from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
+from jaxcnn import (
+    DataConfig,
+    Experiment,
+    Flip,
+    ModelConfig,
+    OptimConfig,
+    RandomResizedCrop,
+    ScheduleConfig,
+    TrainConfig,
+)
 
 _EPOCH = -(-1_281_167 // 256)
 
@@ -25,6 +33,8 @@ EXPERIMENT = Experiment(
         name="imagenet2012",
         test_split="validation",
         image_size=224,
+        resize_to=256,
+        train_crop=RandomResizedCrop(),
         augment=(Flip(),),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),

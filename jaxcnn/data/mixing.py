@@ -77,11 +77,12 @@ def _partner(values: Array) -> Array:
 
 
 def _shares(key: Key[Array, ""], alpha: float, probability: float, mask: Array) -> Float32[Array, " batch"]:
-    """Return what share each image keeps of itself; 1 where it is not to be mixed."""
+    """Return what share each image keeps of itself, in 1024ths; 1 where it is not to be mixed."""
     if alpha == 0:
         return jnp.ones(len(mask), jnp.float32)
     which, how = jax.random.split(key)
-    share = jax.random.beta(how, alpha, alpha, mask.shape, jnp.float32)
+    # So that another program, which may round the draw otherwise, has the same share and mixes to the same bits.
+    share = jnp.round(1024 * jax.random.beta(how, alpha, alpha, mask.shape, jnp.float32)) / 1024
     return jnp.where(mask & _partner(mask) & jax.random.bernoulli(which, probability, mask.shape), share, 1.0)
 
 

@@ -58,6 +58,7 @@ def final_table(result: Mapping[str, Any], class_names: Sequence[str]) -> list[t
         ("steps", f"{result['step']:,}"),
         ("seed", str(result["seed"])),
         ("training speed", f"{result['examples_per_second']:,.0f} images/s"),
+        ("waiting for input", f"{100 * result.get('input_wait', 0.0):.2f} % of the training time"),
         ("wall time", duration(result["wall_seconds"])),
         ("parameters sha256", result["params_sha256"][:16]),
     ]

@@ -154,7 +154,7 @@ class Run:
     @property
     def streamed(self) -> bool | None:
         """Whether its examples are read while it trains; None before it has begun."""
-        return self.data["streamed"] if (self.path / "data.json").exists() else None
+        return self.data.get("streamed") if (self.path / "data.json").exists() else None
 
     @property
     def preprocessing(self) -> Preprocessing:
