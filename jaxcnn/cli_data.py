@@ -15,7 +15,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.stop import StopFlag
 
 if TYPE_CHECKING:
-    from jaxcnn.data.records import Store
+    from jaxcnn.data.stores.records import Store
     from jaxcnn.data.survey import Survey
 
 # Rows of a table beyond which --json is for.
@@ -116,7 +116,7 @@ def _inspect(arguments: list[str]) -> None:
         raise UsageError(f"--image-size is {parsed.image_size}: expected a number of pixels, such as 224")
     from dataclasses import replace
 
-    from jaxcnn.data.cache import verify
+    from jaxcnn.data.stores.cache import verify
     from jaxcnn.data.survey import named, opened, survey
     from jaxcnn.errors import unknown
     from jaxcnn.train.progress import WorkProgress
@@ -248,7 +248,7 @@ def _prepare(arguments: list[str]) -> None:
     parsed = parse(Arguments, "data prepare", f"{_prepare.__doc__}\n\n{_NAME_HELP}", arguments, "name")
     if not 0 <= parsed.bad_limit <= 1:
         raise UsageError(f"--bad-limit is {parsed.bad_limit}: expected a fraction of the examples, such as 0.001")
-    from jaxcnn.data.cache import prepare
+    from jaxcnn.data.stores.cache import prepare
     from jaxcnn.data.survey import named, opened, weighed
     from jaxcnn.train.progress import WorkProgress
 
@@ -313,7 +313,7 @@ def _convert(arguments: list[str]) -> None:
         """TFDS's data folder; None: TFDS's own."""
 
     parsed = parse(Arguments, "data convert", _convert.__doc__ or "", arguments, "name")
-    from jaxcnn.data.convert import convert
+    from jaxcnn.data.stores.convert import convert
     from jaxcnn.train.progress import WorkProgress
 
     with StopFlag() as stop, WorkProgress() as progress:

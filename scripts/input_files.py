@@ -14,7 +14,7 @@ from typing import Any
 from input_ours import Stored
 
 from jaxcnn.data.decode import BadImage, decode
-from jaxcnn.data.records import is_image
+from jaxcnn.data.stores.records import is_image
 from jaxcnn.errors import UsageError
 
 # Of a larger source, so many files evenly spread are measured: they are in memory, too.

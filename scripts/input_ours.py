@@ -13,15 +13,15 @@ from jaxtyping import UInt8
 from peer_protocol import images_per_second
 
 from jaxcnn.data.bad import BadExamples
-from jaxcnn.data.cache import open_cache, prepare
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import RandomResizedCrop, TrainCrop, generator
 from jaxcnn.data.decode import Box, decode_crop, one_thread
-from jaxcnn.data.folder import open_folder
 from jaxcnn.data.order import Order
-from jaxcnn.data.records import Store
+from jaxcnn.data.stores.cache import open_cache, prepare
+from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.stores.records import Store
+from jaxcnn.data.stores.tar import open_tar
 from jaxcnn.data.streaming import Reader
-from jaxcnn.data.tar import open_tar
 
 Kind = Literal["folder", "tar", "cache"]
 

@@ -270,23 +270,23 @@ def test_too_many_bad_examples(folder, refused):
 
 @pytest.mark.parametrize("words", ["inspect images", "prepare images", "convert x", "show e.py"])
 def test_a_signal_stops_it(folder, monkeypatch, capsys, words):
-    import jaxcnn.data.convert
+    import jaxcnn.data.stores.convert
 
     def check(self):
         raise Stopped(15)
 
     write_experiment(experiment(folder))
     monkeypatch.setattr(StopFlag, "check", check)
-    monkeypatch.setattr(jaxcnn.data.convert, "convert", lambda name, data_dir, poll, progress: poll())
+    monkeypatch.setattr(jaxcnn.data.stores.convert, "convert", lambda name, data_dir, poll, progress: poll())
     assert cli._main(["data", *words.split(), *(["--data.path", "images"] if "show" in words else [])]) == 143
     assert capsys.readouterr().err == "jaxcnn: stopped by SIGTERM\n"
     assert sorted(path.name for path in Path().iterdir()) == ["e.py", "images"]
 
 
 def test_convert(monkeypatch, capsys):
-    import jaxcnn.data.convert
+    import jaxcnn.data.stores.convert
 
-    monkeypatch.setattr(jaxcnn.data.convert, "convert", lambda name, data_dir, poll, progress: data_dir / name)
+    monkeypatch.setattr(jaxcnn.data.stores.convert, "convert", lambda name, data_dir, poll, progress: data_dir / name)
     out = ran(capsys, "convert", "mnist", "--data-dir", "here")
     assert out == 'here/mnist, in an experiment:\n    data=DataConfig(source="tfds", name="mnist", path=Path("here"))\n'
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Key, Shaped
 
-from jaxcnn.data.colour import ColorJitter, Grayscale, Lighting
-from jaxcnn.data.erasing import Cutout, Erasing
-from jaxcnn.data.mixing import CutMix, Mixup
-from jaxcnn.data.policies import AutoAugment, RandAugment, TrivialAugment
-from jaxcnn.data.transforms import Batch
-from jaxcnn.data.warps import Affine, Flip, PadCrop
+from jaxcnn.data.transforms.base import Batch
+from jaxcnn.data.transforms.colour import ColorJitter, Grayscale, Lighting
+from jaxcnn.data.transforms.erasing import Cutout, Erasing
+from jaxcnn.data.transforms.mixing import CutMix, Mixup
+from jaxcnn.data.transforms.policies import AutoAugment, RandAugment, TrivialAugment
+from jaxcnn.data.transforms.warps import Affine, Flip, PadCrop
 
 AnyArray = Array | np.ndarray
 

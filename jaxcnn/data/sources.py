@@ -17,8 +17,8 @@ from jaxcnn.data.bad import BadExamples, check_label
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.dataset import Dataset, Examples, Split, check_split, concatenate
 from jaxcnn.data.decode import BadImage
-from jaxcnn.data.records import ArrayRecords, Store, Subset
 from jaxcnn.data.slicing import Slice, parse
+from jaxcnn.data.stores.records import ArrayRecords, Store, Subset
 from jaxcnn.errors import UsageError, unknown
 
 Poll = Callable[[], None]
@@ -195,8 +195,8 @@ def _check_overlap(config: DataConfig, sizes: Mapping[str, int]) -> None:
 
 
 def _open_tfds(config: DataConfig, poll: Poll) -> Store:
-    from jaxcnn.data.from_tfds import kept, open_builder
-    from jaxcnn.data.tfds_records import open_tfds
+    from jaxcnn.data.stores.tfds_builder import kept, open_builder
+    from jaxcnn.data.stores.tfds_records import open_tfds
 
     builder = open_builder(config, poll)
     return replace(open_tfds(builder), decoded=partial(kept, builder, config))
@@ -261,19 +261,19 @@ def _in_memory(class_names: tuple[str, ...], splits: Mapping[str, Split]) -> Sto
 
 
 def _open_folder(config: DataConfig, poll: Poll) -> Store:
-    from jaxcnn.data.folder import open_folder
+    from jaxcnn.data.stores.folder import open_folder
 
     return open_folder(_existing(config, "folder"))
 
 
 def _open_tar(config: DataConfig, poll: Poll) -> Store:
-    from jaxcnn.data.tar import open_tar
+    from jaxcnn.data.stores.tar import open_tar
 
     return open_tar(_existing(config, "file or folder"), poll)
 
 
 def _open_cache(config: DataConfig, poll: Poll) -> Store:
-    from jaxcnn.data.cache import open_cache
+    from jaxcnn.data.stores.cache import open_cache
 
     return open_cache(_existing(config, "folder"))
 

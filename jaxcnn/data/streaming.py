@@ -22,7 +22,7 @@ from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, generator
 from jaxcnn.data.dataset import Batch
 from jaxcnn.data.decode import BadImage, decode_crop, image_size, one_thread, resize_crop
 from jaxcnn.data.order import Order
-from jaxcnn.data.records import Records
+from jaxcnn.data.stores.records import Records
 
 # Puts the pixels of an example at a position of the stream into `out`.
 Draw = Callable[[bytes | np.ndarray, int, np.ndarray], None]

@@ -19,8 +19,8 @@ from jaxcnn.data import images as imaging
 from jaxcnn.data.bad import Bad, check_label
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.decode import BadImage, decode
-from jaxcnn.data.records import Record, Records, Store
 from jaxcnn.data.sources import OPENERS
+from jaxcnn.data.stores.records import Record, Records, Store
 from jaxcnn.errors import UsageError
 
 Progress = Callable[[str, int, int], None]

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from jaxcnn.data import tfrecord
+from jaxcnn.data.stores import tfrecord
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -30,7 +30,7 @@ from jaxcnn.data.augment import (
     augment,
     normalize,
 )
-from jaxcnn.data.transforms import Transform
+from jaxcnn.data.transforms.base import Transform
 from jaxcnn.errors import UsageError
 from jaxcnn.typed import variants
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from stored import CLASSES, encoded, photo, photos, write_folder
 
-from jaxcnn.data.cache import open_cache, prepare, verify
 from jaxcnn.data.decode import decode
-from jaxcnn.data.folder import open_folder
-from jaxcnn.data.records import ArrayRecords, Store
+from jaxcnn.data.stores.cache import open_cache, prepare, verify
+from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.stores.records import ArrayRecords, Store
 from jaxcnn.errors import RunError, UsageError
 
 ORIGIN = {"source": "folder", "name": "x"}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from jaxcnn.data.colour import ColorJitter, Grayscale, Lighting, enhance, grey, turn_hue
+from jaxcnn.data.transforms.colour import ColorJitter, Grayscale, Lighting, enhance, grey, turn_hue
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color, ImageEnhance.Sharpness)
 

@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored import as_tfrecord, encoded, photo, write_tfds
 
-from jaxcnn.data import from_tfds, tfrecord
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.convert import convert
-from jaxcnn.data.records import Record
-from jaxcnn.data.tfds_records import open_tfds
+from jaxcnn.data.stores import tfds_builder, tfrecord
+from jaxcnn.data.stores.convert import convert
+from jaxcnn.data.stores.records import Record
+from jaxcnn.data.stores.tfds_records import open_tfds
 from jaxcnn.errors import UsageError
 
 IMAGES = [encoded(photo(i)) for i in range(20)]
 
 
 def open_store(path):
-    return open_tfds(from_tfds.open_builder(DataConfig(source="tfds", name="tiny", path=path), lambda: None))
+    return open_tfds(tfds_builder.open_builder(DataConfig(source="tfds", name="tiny", path=path), lambda: None))
 
 
 @pytest.fixture
@@ -159,9 +159,9 @@ def test_a_data_set_that_tfds_has_a_class_for(tmp_path, monkeypatch):
     as_tfrecord(tmp_path / "mnist/3.0.1")
     config = DataConfig(source="tfds", name="mnist", path=tmp_path)
     with pytest.raises(UsageError, match=f"convert them with 'jaxcnn data convert mnist --data-dir {tmp_path}'"):
-        from_tfds.open_builder(config, lambda: None)
+        tfds_builder.open_builder(config, lambda: None)
     convert("mnist", tmp_path)
-    store = open_tfds(from_tfds.open_builder(config, lambda: None))
+    store = open_tfds(tfds_builder.open_builder(config, lambda: None))
     records = store.records("train")
     assert store.channels == 1 and store.class_names == tuple("0123456789")
     assert sorted(records[i] for i in range(20)) == sorted((row["image"], row["label"]) for _, row in rows)

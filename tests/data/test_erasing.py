@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.data.erasing import Cutout, Erasing
+from jaxcnn.data.transforms.erasing import Cutout, Erasing
 
 
 def changed(transform, count=4000, size=(32, 24), seed=0):

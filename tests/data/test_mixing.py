@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.augment import augment
-from jaxcnn.data.mixing import CutMix, Mixup
+from jaxcnn.data.transforms.mixing import CutMix, Mixup
 from jaxcnn.tasks import Classification
 
 CLASSES, COUNT = 8, 64

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import chisquare
 
-from jaxcnn.data.autoaugment import POLICIES
-from jaxcnn.data.policies import (
+from jaxcnn.data.transforms.autoaugment import POLICIES
+from jaxcnn.data.transforms.policies import (
     OPERATIONS,
     SIGNED,
     AutoAugment,

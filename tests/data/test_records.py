@@ -13,10 +13,10 @@ from stored import CLASSES, encoded, photo, photos, write_folder, write_tfds
 
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.decode import BadImage, decode
-from jaxcnn.data.folder import open_folder
-from jaxcnn.data.from_tfds import open_builder
-from jaxcnn.data.records import ArrayRecords, Record, Subset, digest
-from jaxcnn.data.tfds_records import open_tfds
+from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.stores.records import ArrayRecords, Record, Subset, digest
+from jaxcnn.data.stores.tfds_builder import open_builder
+from jaxcnn.data.stores.tfds_records import open_tfds
 from jaxcnn.errors import UsageError
 
 

@@ -15,7 +15,7 @@ from jaxcnn.data import DataConfig, load, normalisation
 from jaxcnn.data.bad import BadExamples
 from jaxcnn.data.dataset import eval_batches
 from jaxcnn.data.order import Order
-from jaxcnn.data.records import Record
+from jaxcnn.data.stores.records import Record
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import RunError
 

@@ -11,8 +11,8 @@ import pytest
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tar
 
 from jaxcnn.data.decode import BadImage, decode
-from jaxcnn.data.folder import open_folder
-from jaxcnn.data.tar import open_tar
+from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.stores.tar import open_tar
 from jaxcnn.errors import UsageError
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxcnn.data.warps import Affine, Flip, PadCrop, fixed_matrix, warp
+from jaxcnn.data.transforms.warps import Affine, Flip, PadCrop, fixed_matrix, warp
 from jaxcnn.errors import UsageError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.data import from_tfds, tfrecord
+from jaxcnn.data.stores import tfds_builder, tfrecord
 from jaxcnn.errors import UsageError
 from jaxcnn.files import fsync, write_atomically
 
@@ -33,8 +33,8 @@ def convert(
     Raises:
         UsageError: the data set is not there or not in TFRecord files, or one of them is damaged.
     """
-    builder = from_tfds.find_builder(name, data_dir)
-    if not from_tfds.is_prepared(builder):
+    builder = tfds_builder.find_builder(name, data_dir)
+    if not tfds_builder.is_prepared(builder):
         raise UsageError(
             f"TFDS data set {name!r} is not prepared in {builder.data_dir_root}: there is nothing to convert"
         )

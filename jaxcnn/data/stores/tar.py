@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxcnn.data.decode import BadImage
-from jaxcnn.data.records import Record, Store, digest, is_image, mixed_order
+from jaxcnn.data.stores.records import Record, Store, digest, is_image, mixed_order
 from jaxcnn.errors import UsageError
 
 _BLOCK = 512

@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 
 from jaxcnn.data.bad import BadExamples, check_label
 from jaxcnn.data.decode import BadImage, decode
-from jaxcnn.data.records import Record, Records, Store, digest
+from jaxcnn.data.stores.records import Record, Records, Store, digest
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.files import fsync
 

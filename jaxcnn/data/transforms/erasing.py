@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32, Key
 
-from jaxcnn.data.transforms import Images, Transform, check_pair, check_range, chosen, uniform
+from jaxcnn.data.transforms.base import Images, Transform, check_pair, check_range, chosen, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, Key, UInt8
 
-from jaxcnn.data.transforms import (
+from jaxcnn.data.transforms.base import (
     Images,
     Pixels,
     Transform,

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key
 
-from jaxcnn.data.erasing import box
-from jaxcnn.data.transforms import Batch, Transform, check_range, product
+from jaxcnn.data.transforms.base import Batch, Transform, check_range, product
+from jaxcnn.data.transforms.erasing import box
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxcnn.data import DataConfig, from_tfds, load, sources
+from jaxcnn.data import DataConfig, load, sources
+from jaxcnn.data.stores import tfds_builder
 from jaxcnn.errors import RunError, UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 7, 3)).astype(np.uint8)
@@ -192,7 +193,7 @@ def test_a_failed_download_says_why(tmp_path, monkeypatch):
 
 SLOW_DOWNLOAD = """
 import concurrent.futures, time, types
-from jaxcnn.data import from_tfds
+from jaxcnn.data.stores import tfds_builder
 
 started = []
 
@@ -207,7 +208,7 @@ def poll():
         raise InterruptedError
 
 info = types.SimpleNamespace(full_name="slow/1.0.0")
-from_tfds._download(types.SimpleNamespace(info=info, data_dir_root="", download_and_prepare=download), True, poll)
+tfds_builder._download(types.SimpleNamespace(info=info, data_dir_root="", download_and_prepare=download), True, poll)
 """
 
 
@@ -239,11 +240,11 @@ def info(features, keys=None):
 
 def test_features():
     image, label = tfds.features.Image(), tfds.features.ClassLabel(num_classes=2)
-    assert from_tfds.find_features(info({"image": image, "label": label})) == ("image", "label")
+    assert tfds_builder.find_features(info({"image": image, "label": label})) == ("image", "label")
     renamed = {"picture": image, "kind": label, "other": label}
-    assert from_tfds.find_features(info(renamed, ("picture", "kind"))) == ("picture", "kind")
+    assert tfds_builder.find_features(info(renamed, ("picture", "kind"))) == ("picture", "kind")
     with pytest.raises(UsageError, match=r"not for image classification: it has the features image, text,"):
-        from_tfds.find_features(info({"image": image, "text": tfds.features.Text()}, ("image", "text")))
+        tfds_builder.find_features(info({"image": image, "text": tfds.features.Text()}, ("image", "text")))
     with pytest.raises(UsageError, match="images are uint16"):
         deep = tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16, encoding_format="png")
-        from_tfds.find_features(info({"image": deep, "label": label}))
+        tfds_builder.find_features(info({"image": deep, "label": label}))

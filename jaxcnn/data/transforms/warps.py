@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, Key, Shaped
 
-from jaxcnn.data.transforms import Images, Transform, check_pair, check_range, chosen, product, refuse, uniform, whole
+from jaxcnn.data.transforms.base import (
+    Images,
+    Transform,
+    check_pair,
+    check_range,
+    chosen,
+    product,
+    refuse,
+    uniform,
+    whole,
+)
 
 Interpolation = Literal["nearest", "bilinear"]
 

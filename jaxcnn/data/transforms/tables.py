@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt8
 
-from jaxcnn.data.transforms import Pixels
+from jaxcnn.data.transforms.base import Pixels
 
 # What a table is made of beside the mask and the threshold: nothing, the range of values, their frequencies.
 FIXED, STRETCH, EQUALIZE = range(3)

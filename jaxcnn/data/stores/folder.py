@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxcnn.data.decode import BadImage
-from jaxcnn.data.records import Record, Store, digest, is_image, mixed_order
+from jaxcnn.data.stores.records import Record, Store, digest, is_image, mixed_order
 from jaxcnn.errors import UsageError
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.data.decode import BadImage
-from jaxcnn.data.from_tfds import find_features
-from jaxcnn.data.records import Record, Records, Store, digest
+from jaxcnn.data.stores.records import Record, Records, Store, digest
+from jaxcnn.data.stores.tfds_builder import find_features
 from jaxcnn.errors import UsageError
 
 
@@ -61,7 +61,7 @@ class TfdsRecords:
 
 
 def open_tfds(builder: Any) -> Store:
-    """Return the data set of a builder from `from_tfds.open_builder`.
+    """Return the data set of a builder from `tfds_builder.open_builder`.
 
     Raises:
         UsageError: it is not for image classification, or its files are not what its dataset_info.json says.

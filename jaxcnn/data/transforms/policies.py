@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, Key
 
-from jaxcnn.data import autoaugment
-from jaxcnn.data.colour import BLACK, GREY, MEAN, SMOOTH, enhance
-from jaxcnn.data.tables import EQUALIZE, FIXED, STRETCH, look_up, make_tables
-from jaxcnn.data.transforms import Images, Pixels, Transform, check_channels, check_range, whole
-from jaxcnn.data.warps import Interpolation, fixed_matrix, warp
+from jaxcnn.data.transforms import autoaugment
+from jaxcnn.data.transforms.base import Images, Pixels, Transform, check_channels, check_range, whole
+from jaxcnn.data.transforms.colour import BLACK, GREY, MEAN, SMOOTH, enhance
+from jaxcnn.data.transforms.tables import EQUALIZE, FIXED, STRETCH, look_up, make_tables
+from jaxcnn.data.transforms.warps import Interpolation, fixed_matrix, warp
 
 OPERATIONS = (
     "identity",
