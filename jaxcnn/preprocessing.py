@@ -42,7 +42,7 @@ class Preprocessing:
 
     size: tuple[int, ...] | None = (224, 224)
     resize: int | None = 256
-    interpolation: Literal["none", "nearest", "bilinear", "bicubic"] = "bilinear"
+    interpolation: Literal["none", "nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     channels: Literal["RGB", "BGR", "L"] = "RGB"
     scale: float = 1 / 255
     mean: tuple[float, ...] | tuple[tuple[tuple[float, ...], ...], ...] = IMAGENET_MEAN

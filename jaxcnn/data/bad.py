@@ -1,7 +1,7 @@
 """Examples that cannot be used: counted, named, passed over up to a limit."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxcnn.data.decode import BadImage
@@ -49,6 +49,11 @@ class BadExamples:
                 f"{len(found)} of the {self._total} examples of split {self._split!r} cannot be used, more than "
                 f"data.bad_limit {self._limit:g} allows: {shown}{'; ...' if len(found) > _NAMED else ''}"
             )
+
+    def restore(self, found: Mapping[int, Bad]) -> None:
+        """Take up those that were found before."""
+        with self._lock:
+            self.found |= found
 
     def in_order(self) -> list[Bad]:
         """Return them in the order of the split."""

@@ -43,9 +43,9 @@ class DataConfig:
     """Examples of the final score."""
     image_size: int | None = None
     """Side in pixels of the network's square input; by default images keep their size."""
-    resize: Literal["bilinear", "bicubic", "pad"] = "bilinear"
-    """How images come to image_size: scaled by the short side, then cropped at the centre; or unscaled with a
-    border of zeros (pad)."""
+    resize: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "pad"] = "bilinear"
+    """How images come to image_size: scaled by the short side, with antialiasing but for nearest, then cropped at the
+    centre; or unscaled with a border of zeros (pad)."""
     resize_to: int | None = None
     """Length that the short side is scaled to before the crop at the centre, such as 256 for an image_size of 224;
     None: image_size."""

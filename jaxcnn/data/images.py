@@ -66,6 +66,11 @@ def fitted(image: bytes | UInt8[np.ndarray, "h w c"], channels: int, config: Dat
     return np.stack([np.asarray(fit(Image.fromarray(pixels[..., c]), config)) for c in range(pixels.shape[-1])], -1)
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_memory(count: int, shape: Sequence[int]) -> None:
     """Raise UsageError where `count` images of this shape do not fit in half the memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -123,7 +128,7 @@ def stack(
             out[index] = image
 
     # Decoding a small image holds the interpreter's lock most of the time: threads would only get in its way.
-    workers = 1 if math.prod(shape) < 64 * 64 * 3 else os.cpu_count()
+    workers = 1 if math.prod(shape) < 64 * 64 * 3 else cores()
     with ThreadPoolExecutor(workers) as pool:
         # list() passes on the first error.
         list(pool.map(put, (range(start, min(start + 256, count)) for start in range(0, count, 256))))

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key
 
 from jaxcnn.data.augment import AnyArray, augment, normalize
@@ -29,19 +28,10 @@ def training_batch(
         num_classes: of the logits.
 
     Returns:
-        The batch with image float32, of the mean colour where it is masked; and weight float32 [batch]: what each
-        example counts for in a mean over the rows, so that such means over equal parts of the batch average to that
-        of the examples which are not masked.
+        The batch with image float32; and, where examples were mixed, target float32 [batch, classes].
     """
     batch = augment(config.augment, key, batch, num_classes)
-    mask = batch["mask"]
-    count = jnp.maximum(mask.sum(dtype=jnp.int32), 1).astype(jnp.float32)
-    visible = mask[:, None, None, None]
-    return {
-        **batch,
-        "image": jnp.where(visible, normalize(batch["image"], norms.mean, norms.std), 0.0),
-        "weight": jnp.where(mask, len(mask) / count, 0.0),
-    }
+    return {**batch, "image": normalize(batch["image"], norms.mean, norms.std)}
 
 
 def eval_batch(image: Array, label: Array, mask: Array, norms: Norms) -> dict[str, Array]:

@@ -3,7 +3,6 @@
 import gzip
 import importlib.util
 import itertools
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ import numpy as np
 from jaxcnn.data import images as imaging
 from jaxcnn.data.bad import BadExamples, check_label
 from jaxcnn.data.config import DataConfig
+from jaxcnn.data.crops import ScaleJitter
 from jaxcnn.data.dataset import Dataset, Examples, Split, check_split, concatenate
 from jaxcnn.data.decode import BadImage
 from jaxcnn.data.slicing import Slice, parse
@@ -101,6 +101,10 @@ def _open_streamed(config: DataConfig, store: Store, spec: str) -> Examples:
         shape: tuple[int, ...] = (config.image_size, config.image_size, store.channels)
     elif store.in_memory:
         shape = np.shape(records[0].image)
+        if config.train_crop is not None and shape[0] != shape[1]:
+            raise UsageError(
+                f"data.train_crop makes squares, the images are {shape[0]}x{shape[1]}: set data.image_size"
+            )
     else:
         raise UsageError("images that are streamed need data.image_size, the side in pixels that all are brought to")
     bad = BadExamples(spec, len(records), config.bad_limit)
@@ -111,7 +115,7 @@ def _open_in_memory(store: Store, config: DataConfig, poll: Poll) -> Callable[[D
     whole: dict[str, Split] = {}
 
     def open_split(config: DataConfig, store: Store, spec: str) -> Examples:
-        parts = []
+        parts: list[Split] = []
         for name, start, stop in parse(spec, store.sizes):
             if name not in whole:
                 read = partial(read_whole, store, name, config, poll)
@@ -119,7 +123,11 @@ def _open_in_memory(store: Store, config: DataConfig, poll: Poll) -> Callable[[D
             parts.append(whole[name][start:stop])
         if len({part.image_shape for part in parts}) > 1:
             raise UsageError(f"split {spec!r}: images differ in size, set data.image_size")
-        return concatenate(parts)
+        found = concatenate(parts)
+        bad = BadExamples(spec, len(found), config.bad_limit)
+        for index, (name, reason) in found.unusable.items():
+            bad.add(index, name, reason)
+        return found
 
     return open_split
 
@@ -129,12 +137,11 @@ def read_whole(store: Store, name: str, config: DataConfig, poll: Poll) -> Split
 
     Raises:
         UsageError: images differ in size, or do not fit in memory.
-        RunError: more are bad than allowed.
     """
     records = store.records(name)
     if config.image_size is not None:
         imaging.check_memory(len(records), (config.image_size, config.image_size, store.channels))
-    bad = BadExamples(name, len(records), config.bad_limit)
+    bad = BadExamples(name, len(records), 1.0)  # the limit is that of the part which is asked for
     labels = np.zeros(len(records), np.int32)
 
     def read(index: int) -> np.ndarray | None:
@@ -148,7 +155,10 @@ def read_whole(store: Store, name: str, config: DataConfig, poll: Poll) -> Split
         labels[index] = label
         return pixels
 
-    images = imaging.stack(len(records), read, records.name, poll)
+    def described(index: int) -> str:
+        return f"{records.name(index)}{f': {bad.found[index].reason}' if index in bad.found else ''}"
+
+    images = imaging.stack(len(records), read, described, poll)
     return Split(images, labels, bad.found)
 
 
@@ -163,10 +173,15 @@ def _check(config: DataConfig) -> None:
         raise UsageError(f"data.resize_to is {config.resize_to}, but data.resize pad does not scale: give one of them")
     if config.train_crop is not None and config.pipeline == "resident":
         raise UsageError("data.train_crop cuts from whole images, which data.pipeline resident does not keep: give one")
+    if isinstance(config.train_crop, ScaleJitter) and config.train_crop.short_side[0] < (config.image_size or 1):
+        raise UsageError(
+            f"data.train_crop.short_side begins at {config.train_crop.short_side[0]}: expected {config.image_size}, "
+            "data.image_size, or more"
+        )
     if not 0 <= config.bad_limit <= 1:
         raise UsageError(f"data.bad_limit is {config.bad_limit}: expected a fraction of the examples, such as 0.001")
     if config.threads is not None and config.threads < 1:
-        raise UsageError(f"data.threads is {config.threads}: expected a number of threads, such as {os.cpu_count()}")
+        raise UsageError(f"data.threads is {config.threads}: expected a number of threads, such as {imaging.cores()}")
     if config.name and config.source != "tfds":
         raise UsageError(
             f"data.name is {config.name!r}, which data.source {config.source} does not read: only tfds does"

@@ -5,9 +5,8 @@ the host. What is random is drawn from (key, position in the stream), so a batch
 far ahead they work, nor on which process makes which of its rows.
 """
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -66,6 +65,15 @@ class Reader:
         """The examples that cannot be used, among those decoded so far."""
         return self._bad.in_order()
 
+    @property
+    def unusable(self) -> Mapping[int, Bad]:
+        """The same, by their indices."""
+        return dict(self._bad.found)
+
+    def restore_unusable(self, found: Mapping[int, Bad]) -> None:
+        """Take up the bad examples that an earlier sitting found."""
+        self._bad.restore(found)
+
     def fingerprint(self) -> str:
         """Return what tells this split from another: a SHA-256 over names, sizes and labels, not over pixels."""
         return self.records.fingerprint()
@@ -106,6 +114,8 @@ class Reader:
     def read(self, index: int, position: int, draw: Draw, out: UInt8[np.ndarray, "*shape"]) -> int | None:
         """Decode one example into `out` and return its label; None where it is bad, and `out` black."""
         try:
+            if index in self._bad.found:  # whatever it is now: what is counted stays as it was
+                raise BadImage(self._bad.found[index].reason)
             image, label = self.records[index]
             check_label(label, self._class_names)
             draw(image, position, out)
@@ -133,7 +143,7 @@ class Reader:
     @property
     def threads(self) -> int:
         """How many threads decode."""
-        return self._config.threads or os.cpu_count() or 1
+        return self._config.threads or imaging.cores()
 
 
 class Feed:
@@ -205,12 +215,9 @@ class Feed:
         step, part = divmod(int(number), self._parts)
         (indices, positions, counts), batch = self._begun(making, step)
         for row in range(part * self._chunk, min(len(indices), (part + 1) * self._chunk)):
-            label = None
-            if counts[row]:
-                label = self._reader.read(int(indices[row]), int(positions[row]), self._draw, batch["image"][row])
-            else:
-                batch["image"][row] = 0
-            batch["label"][row], batch["mask"][row] = label or 0, label is not None
+            # What does not count is decoded, too: BatchNorm is to see images.
+            label = self._reader.read(int(indices[row]), int(positions[row]), self._draw, batch["image"][row])
+            batch["label"][row], batch["mask"][row] = label or 0, counts[row] and label is not None
         return True
 
     def _begun(self, making: "_Making", step: int) -> tuple[Rows, Batch]:

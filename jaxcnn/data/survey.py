@@ -2,7 +2,6 @@
 
 import io
 import operator
-import os
 import threading
 import zipfile
 from collections import Counter
@@ -137,7 +136,7 @@ def survey(
         return tally
 
     chunks = [range(start, min(start + _CHUNK, len(records))) for start in range(0, len(records), _CHUNK)]
-    with ThreadPoolExecutor(config.threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(config.threads or imaging.cores()) as pool:
         for chunk, tally in zip(chunks, pool.map(read, chunks), strict=True):
             found.add(tally)
             progress(split, chunk.stop, len(records))

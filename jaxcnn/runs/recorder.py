@@ -59,6 +59,10 @@ class Recorder:
 
     def log_metrics(self, state: TrainState, sums: dict[str, float], position: Position) -> None:
         """Write the row of training metrics."""
+        self._tell_bad()
+        if not sums["count"]:
+            self.shown.say(f"no row for step {position.step}: none of the examples since the last one can be used")
+            return
         metrics = self.session.task.metrics(sums, self.session.num_classes)
         row = {f"train/{name}": value for name, value in metrics.items()}
         row["learning_rate"] = self.session.learning_rate(state)
@@ -71,7 +75,6 @@ class Recorder:
                 "wall_seconds": time.perf_counter() - self.started,
             }
             self.log.write_timing(position.step, timing)
-        self._tell_bad()
 
     def evaluate(self, state: TrainState) -> None:
         """Score the validation split, or the test split where there is none, and write the row."""
@@ -90,6 +93,7 @@ class Recorder:
         """Save a checkpoint, and remove those that are no longer kept."""
         self.shown.doing("saving")
         position.wall_seconds = time.perf_counter() - self.started
+        position.bad_examples = self.session.bad_examples()
         if self.log is not None:
             self.log.sync()
         self.checkpoints.save(position.step, state, vars(position))

@@ -121,6 +121,7 @@ def _train(
                 stopped = error
             except RunError as error:
                 shown.say(f"seed {seeds[number]}: {error}")
+            sessions[seeds[number]].close()
             told.ended(seeds[number])
         if stopped is not None:
             raise stopped

@@ -1,7 +1,7 @@
 """An experiment ready to run: its blueprint, with the data on the devices and the steps compiled."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from jaxcnn.data import Dataset, Examples, Split, normalisation
+from jaxcnn.data.bad import Bad
 from jaxcnn.data.dataset import eval_batches
 from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import Norms, eval_batch, training_batch
 from jaxcnn.data.resident import Arrays, Stream, gather
 from jaxcnn.data.sources import open_store, streams, take
 from jaxcnn.data.streaming import Reader
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import Experiment
 from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.stop import StopFlag, Stopped
@@ -126,6 +127,7 @@ class Session(Blueprint):
 
     def _take_stream(self) -> None:
         self._key_data = self.parallel.place(np.array(jax.random.key_data(self.key)))  # a copy: the state is donated
+        self._failure: RunError | None = None
         train = self.dataset.train
         order = order_of(self.experiment, len(train))
         if isinstance(train, Reader):
@@ -146,11 +148,26 @@ class Session(Blueprint):
     def arguments(self, step: int) -> tuple:
         """Return what the compiled training step is given at `step`; what is shared by all seeds comes first."""
         if self.streamed:
-            batch = self._feed.at(step)
-            where: tuple = (self.parallel.shard({name: batch[name] for name in ("image", "label", "mask")}),)
+            where: tuple = (self.parallel.shard(self._fed_batch(step)),)
         else:
             where = self._stream.at(step)
         return self._shared, *where, self._key_data, np.int32(step)
+
+    def _fed_batch(self, step: int) -> dict[str, np.ndarray]:
+        """Return this process's rows of a streamed batch."""
+        if self._failure is None:
+            try:
+                batch = self._feed.at(step)
+                return {name: batch[name] for name in ("image", "label", "mask")}
+            except RunError as error:
+                if jax.process_count() == 1:
+                    raise
+                self._failure = error
+        # The other processes would wait for this one: it goes on, with rows that do not count, until all have agreed.
+        rows = self.parallel.rows(self.experiment.train.batch_size)
+        size = rows.stop - rows.start
+        image = np.zeros((size, *self.dataset.train.image_shape), np.uint8)
+        return {"image": image, "label": np.zeros(size, np.int32), "mask": np.zeros(size, bool)}
 
     def example_arguments(self, step: int) -> tuple:
         """Return arguments of the same shapes, without waiting for a streamed batch."""
@@ -163,6 +180,22 @@ class Session(Blueprint):
             for name, (shape, dtype) in shapes.items()
         }
         return self._shared, batch, self._key_data, np.int32(step)
+
+    def bad_examples(self) -> dict[str, list[tuple[int, str, str]]]:
+        """Return index, name and reason of the examples of each streamed split that turned out to be of no use."""
+        streamed = {name: split for name, split in self.dataset.splits().items() if isinstance(split, Reader)}
+        found = {
+            name: [(index, *bad) for index, bad in sorted(split.unusable.items())] for name, split in streamed.items()
+        }
+        return {name: bad for name, bad in found.items() if bad}
+
+    def restore_bad_examples(self, found: Mapping[str, Sequence[tuple[int, str, str]]]) -> None:
+        """Take up what `bad_examples` returned."""
+        splits = self.dataset.splits()
+        for name, bad in found.items():
+            split = splits[name]
+            if isinstance(split, Reader):
+                split.restore_unusable({index: Bad(*rest) for index, *rest in bad})
 
     def close(self) -> None:
         """Stop the threads that make batches."""
@@ -189,14 +222,23 @@ class Session(Blueprint):
         return np.asarray(self._learning_rate(state.opt_state, state.step)).item()
 
     def stop_requested(self, step: int) -> int | None:
-        """Return the signal that asked for a stop, if any; with several processes they all answer alike."""
+        """Return the signal that asked for a stop, if any; with several processes they all answer alike.
+
+        Raises:
+          RunError: with several processes, in all of them where the input of one has failed.
+        """
         if jax.process_count() == 1:
             return self.stop.signum
-        if step % _AGREE_EVERY:
+        # Before anything is written, in any case.
+        if step % _AGREE_EVERY and not self.timetable.logs(step) and not self.timetable.saves(step):
             return None
         from jax.experimental import multihost_utils
 
-        return int(multihost_utils.process_allgather(np.int32(self.stop.signum or 0)).max()) or None
+        code = -1 if self._failure is not None else self.stop.signum or 0
+        codes = multihost_utils.process_allgather(np.int32(code))
+        if (codes < 0).any():
+            raise self._failure or RunError("another process failed: see its message")
+        return int(codes.max()) or None
 
     def poll(self, number: int) -> None:
         """Raise Stopped on a signal, now and then where several processes are to agree on it."""

@@ -61,6 +61,7 @@ class Sitting:
         except TypeError as error:
             path = self.checkpoints.path(int(self.state.step))
             raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
+        session.restore_bad_examples(self.position.bad_examples)
 
     def begin(self, shown: Shown, started: float, seeds: dict[str, Any] | None = None) -> Recorder:
         """Make the folder ready to go on, and return what records it.

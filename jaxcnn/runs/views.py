@@ -15,7 +15,7 @@ from jaxcnn.data.crops import mirrored, ten_crop
 from jaxcnn.data.decode import decode
 from jaxcnn.data.prepared import eval_batch
 from jaxcnn.data.streaming import Reader
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
 from jaxcnn.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -107,4 +107,6 @@ def _probabilities(session: "Session", variables: Any, split: Reader, view: View
         means = answers[: len(flat)].reshape(-1, view.squares, answers.shape[-1]).mean(1)
         found.append(means[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
+    if not sum(map(len, labels)):
+        raise RunError(f"none of the {len(split)} examples to score can be used, such as {split.bad[0].name}")
     return np.concatenate(found), np.concatenate(labels)

@@ -37,17 +37,13 @@ class Classification:
         """Return the mean smoothed cross-entropy that training minimises, and the sums for the metrics.
 
         Each auxiliary head's cross-entropy is added with the model's weight; the sums are of the main logits alone.
-        The mean is over the unmasked examples; where this is a part of a larger batch, `weight` is what each example
-        counts for in the mean over this part's rows.
+        The mean is over the unmasked examples.
         """
         logits, aux, share = outputs if isinstance(outputs, WithAux) else (outputs, (), 0.0)
         losses = self._smoothed(logits, batch)
         sums = self.sums(logits, batch) | {"loss": losses.sum()}
         minimised = losses + share * sum(self._smoothed(head, batch) for head in aux) if aux else losses
-        weight = batch.get("weight")
-        if weight is None:
-            return minimised.sum() / jnp.maximum(sums["count"], 1).astype(losses.dtype), sums
-        return jnp.mean(weight * minimised), sums
+        return minimised.sum() / jnp.maximum(sums["count"], 1).astype(losses.dtype), sums
 
     def _smoothed(
         self, logits: Float[Array, "batch classes"], batch: Mapping[str, jax.Array]

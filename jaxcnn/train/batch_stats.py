@@ -73,7 +73,7 @@ def exact_batch_stats(
     stats = {}
     for path, (count, mean, deviations) in totals.items():
         stats[(*path, "mean")] = mean.astype(np.float32)
-        stats[(*path, "var")] = (deviations / count).astype(np.float32)
+        stats[(*path, "var")] = (deviations / max(count, 1)).astype(np.float32)
     return unflatten_dict(stats)
 
 
@@ -82,12 +82,13 @@ def _moments(x: Float[Array, "batch *sizes channels"], mask: Bool[Array, " batch
     mask = mask.reshape(-1, *[1] * (x.ndim - 1))
     axes = tuple(range(x.ndim - 1))
     count = mask.sum(dtype=jnp.float32) * math.prod(x.shape[1:-1])
-    mean = jnp.where(mask, x, 0.0).sum(axes) / count
+    mean = jnp.where(mask, x, 0.0).sum(axes) / jnp.maximum(count, 1.0)
     return count, mean, jnp.where(mask, jnp.square(x - mean), 0.0).sum(axes)
 
 
 def _together(a: tuple[Any, Any, Any], b: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
     # Chan, Golub and LeVeque 1979.
     count = a[0] + b[0]
+    some = max(count, 1)
     apart = b[1] - a[1]
-    return count, a[1] + apart * b[0] / count, a[2] + b[2] + apart**2 * a[0] * b[0] / count
+    return count, a[1] + apart * b[0] / some, a[2] + b[2] + apart**2 * a[0] * b[0] / some

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from jaxcnn.data import Examples
+from jaxcnn.errors import RunError
 from jaxcnn.tasks.classification import Classification
 
 
@@ -53,5 +54,7 @@ def evaluate(
     seen, expected = int(totals["count"]), len(split) - len(split.bad)
     if seen != expected:
         raise AssertionError(f"evaluation saw {seen} of {expected} examples")
+    if not seen:
+        raise RunError(f"none of the {len(split)} examples to score can be used, such as {split.bad[0].name}")
     metrics = task.metrics(totals, logits[0].shape[-1])
     return Scores(metrics, np.concatenate(logits), np.concatenate(labels), np.concatenate(masks)[: len(split)])

@@ -74,6 +74,8 @@ class Position:
     """Images trained on in that time."""
     waiting_seconds: float = 0.0
     """Part of that time in which the loop waited for a batch."""
+    bad_examples: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
+    """Those found so far that cannot be used, of each split: index, name, reason."""
     wall_seconds: float = 0.0
     """Time since the start, summed over the sittings up to their last checkpoints."""
 

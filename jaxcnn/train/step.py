@@ -71,6 +71,8 @@ def make_train_step(
                 rngs={"dropout": key},
             )
         loss, sums = task.loss(outputs, batch)
+        # A mean over the rows: of examples that count, one device or part may have more than another. 1 as a rule.
+        loss *= sums["count"].astype(loss.dtype) / len(batch["label"])
         return loss, (updated.get("batch_stats", {}), sums)
 
     def gradients(state: TrainState, batch_stats: Tree, batch: Batch, part: int):
@@ -98,6 +100,9 @@ def make_train_step(
             means, sums = sum_over(axis_name, (means, sums))
             loss, grads, averaged = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), means)
             batch_stats = batch_stats if synchronised else averaged
+        rows = len(batch["label"]) * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+        share = rows / jnp.maximum(sums["count"], 1).astype(loss.dtype)
+        loss, grads = jax.tree.map(lambda x: x * share.astype(x.dtype), (loss, grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)

@@ -74,7 +74,8 @@ def test_what_lies_about_in_a_folder(tmp_path):
     other = {"train/ant/Thumbs.db": b"", "val/ant/notes.txt": b"", "train/ant/.DS_Store": b"", "README": b""}
     store = open_folder(write_folder(tmp_path, files | other))
     assert store.sizes == {"train": 2, "val": 1} and store.class_names == ("ant", "bee")
-    assert store.ignored == (f"{tmp_path}/train/ant/Thumbs.db", f"{tmp_path}/val/ant/notes.txt")
+    ignored = ("README", "train/ant/Thumbs.db", "val/ant/notes.txt")
+    assert store.ignored == tuple(f"{tmp_path}/{name}" for name in ignored)
     # An empty file is an example, which turns out to be none.
     records = store.records("train")
     (empty,) = (index for index in range(2) if records.name(index).endswith("a.jpg"))
@@ -172,3 +173,24 @@ def test_as_many_files_may_be_open_as_there_are(tmp_path):
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_what_is_no_example_of_a_folder_is_listed(tmp_path):
+    write_folder(tmp_path, {f"train/{name}": content for name, content in photos(6).items()})
+    others = ("TOP.md", "stray.JPEG", "train/README", "train/stray.JPEG", "train/ant/sub/x.JPEG", "train/ant/notes.txt")
+    write_folder(tmp_path, {name: b"x" for name in others})
+    (tmp_path / "train/bee/dead.JPEG").symlink_to("nowhere")
+    store = open_folder(tmp_path)
+    expected = [name.replace("/x.JPEG", "") for name in others]
+    assert sorted(store.ignored) == sorted(str(tmp_path / name) for name in expected)
+    records = store.records("train")
+    assert store.sizes == {"train": 7} and len(records.fingerprint()) == 64
+    (dead,) = [index for index in range(7) if records.name(index).endswith("dead.JPEG")]
+    with pytest.raises(BadImage, match="cannot be read"):
+        records[dead]
+
+
+def test_a_folder_within_a_class_makes_it_no_split(tmp_path):
+    write_folder(tmp_path, photos(6) | {"ant/thumbs/small.JPEG": b"x"})
+    store = open_folder(tmp_path)
+    assert store.sizes == {"train": 6} and store.ignored == (str(tmp_path / "ant/thumbs"),)

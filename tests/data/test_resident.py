@@ -37,10 +37,10 @@ def test_plain_batch_holds_the_examples_of_the_stream():
     np.testing.assert_array_equal(batch["label"], chosen)
     np.testing.assert_allclose(batch["image"], (split.images[chosen] / 255 - 0.5) / 0.25, atol=1e-6)
     assert batch["image"].dtype == np.float32 and batch["label"].dtype == np.int32
-    assert batch["mask"].dtype == bool and batch["mask"].all() and (batch["weight"] == 1).all()
+    assert batch["mask"].dtype == bool and batch["mask"].all()
 
 
-def test_what_does_not_count_is_masked_and_the_others_weigh_more():
+def test_what_does_not_count_is_masked():
     images = some_split(10)
     split = Split(images.images, images.labels, {3: Bad("x", "cut off")})
     order = Order(KEY, 10, 4, "pad")
@@ -52,8 +52,6 @@ def test_what_does_not_count_is_masked_and_the_others_weigh_more():
         chosen, _, counts = order.rows(step, slice(None))
         expected = counts & (chosen != 3)
         np.testing.assert_array_equal(batch["mask"], expected)
-        np.testing.assert_allclose(batch["weight"], np.where(expected, 4 / expected.sum(), 0), rtol=1e-6)
-        assert (np.asarray(batch["image"])[~expected] == 0).all()
 
 
 def test_augmented_batch_is_the_same_on_one_device_and_on_eight():

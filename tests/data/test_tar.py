@@ -218,3 +218,12 @@ def test_a_stop_ends_the_reading_of_headers(tmp_path):
 
     with pytest.raises(InterruptedError):
         open_tar(write_tar(tmp_path / "train.tar", photos(3)), poll)
+
+
+def test_shards_that_number_their_images_alike(tmp_path):
+    for shard, label in ((0, 1), (1, 0)):
+        files = {"0000.jpg": encoded(photo(shard), "jpeg"), "0000.cls": b"%d" % label}
+        write_tar(tmp_path / f"train-{shard:03}.tar", files)
+    records = open_tar(tmp_path).records("train")
+    found = {records.name(index): records[index].label for index in range(2)}
+    assert found == {f"{tmp_path}/train-000.tar: 0000.jpg": 1, f"{tmp_path}/train-001.tar: 0000.jpg": 0}

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxcnn.data import DataConfig, load, sources
 from jaxcnn.data.stores import tfds_builder
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.errors import UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 7, 3)).astype(np.uint8)
 
@@ -133,7 +133,7 @@ def test_images_of_many_sizes_need_image_size(tmp_path):
 
 def test_unlabelled_splits_are_refused(tmp_path):
     write(tmp_path, labels=np.full(30, -1))
-    with pytest.raises(RunError, match=r"label -1, expected 0 to 2 \(is the split unlabelled\?\)"):
+    with pytest.raises(UsageError, match=r"label -1, expected 0 to 2 \(is the split unlabelled\?\)"):
         load(config(tmp_path))
 
 

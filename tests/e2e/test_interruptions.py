@@ -36,6 +36,7 @@ EXPERIMENT = Experiment(
 )
 """
 # Everything that has a state of its own: BatchNorm, averaged parameters, a schedule that watches the loss, clipping.
+# Streamed, cropped on the host, mixed on the device, with filled up batches.
 STATEFUL = """
 from dataclasses import replace
 from functools import partial
@@ -46,7 +47,14 @@ MODELS["resnet_small"] = replace(MODELS["resnet20"], factory=small)
 EXPERIMENT = Experiment(
     name="stateful",
     model=ModelConfig(name="resnet_small"),
-    data=DataConfig(source="digits", image_size=16, augment=(PadCrop(pad=2),), train_split="train[:640]"),
+    data=DataConfig(
+        source="digits",
+        image_size=16,
+        train_crop=RandomResizedCrop(area=(0.5, 1.0)),
+        augment=(PadCrop(pad=2), Mixup(alpha=0.2)),
+        last_batch="pad",
+        train_split="train[:650]",
+    ),
     optim=OptimConfig(name="momentum", learning_rate=0.05, clip_norm=1.0, weight_decay=1e-4),
     schedule=ScheduleConfig(name="plateau", patience=5),
     train=TrainConfig(batch_size=32, steps=100, log_every=9, ema_decay=0.95, recompute_batch_stats=True),

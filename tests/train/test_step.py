@@ -219,3 +219,21 @@ def test_evaluation_step():
     sums, logits = jax.jit(make_eval_step(model, TASK))(state.variables, data)
     np.testing.assert_allclose(logits, model.apply(state.variables, data["image"]), rtol=1e-5, atol=1e-5)
     assert_close(sums, TASK.sums(logits, data))  # without smoothing
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (1, 2), (4, 1), (2, 2)])
+def test_the_mean_is_over_the_examples_that_count_wherever_they_are(devices, parts):
+    """Parts of a batch, on devices or one after the other, have different numbers of them."""
+    state, data = start(Linear(), SGD), batch(8)
+    mask = np.array([1, 1, 1, 0, 0, 0, 1, 0], bool)
+    axis = "data" if devices > 1 else None
+    step = make_train_step(Linear(), SGD, TASK, accumulation_steps=parts, axis_name=axis)
+    if axis:
+        mesh = jax.make_mesh((devices,), (axis,), axis_types=(jax.sharding.AxisType.Auto,))
+        spec = jax.sharding.PartitionSpec
+        step = jax.shard_map(step, mesh=mesh, in_specs=(spec(), spec(axis)), out_specs=spec(), check_vma=False)
+    found, sums = jax.jit(step)(state, data | {"mask": mask})
+    some = {name: values[mask] for name, values in data.items()}
+    expected, _ = compiled(Linear(), SGD)(state, some)
+    assert_close(host(found.params["head"]), host(expected.params["head"]))
+    assert int(sums["count"]) == mask.sum()

@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 
 from jaxcnn.data.bad import BadExamples, check_label
 from jaxcnn.data.decode import BadImage, decode
+from jaxcnn.data.images import cores
 from jaxcnn.data.stores.records import Record, Records, Store, digest
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.files import fsync
@@ -185,7 +186,7 @@ def prepare(
                 _converted, records, store.class_names, store.channels, short_side, format, quality
             )
             step = functools.partial(progress, split)
-            with closing(_in_order(convert, len(records), threads or os.cpu_count() or 1)) as images:
+            with closing(_in_order(convert, len(records), threads or cores())) as images:
                 manifest["splits"][split] = _write_split(partial, split, records, images, bad, poll, step)
         manifest["sha256"] = _stamp(manifest)
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))

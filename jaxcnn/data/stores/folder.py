@@ -1,9 +1,10 @@
 """Folders of images: SPLIT/CLASS/FILE, or CLASS/FILE as one split named train."""
 
 import os
-from collections.abc import Iterator
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxcnn.data.decode import BadImage
 from jaxcnn.data.stores.records import Record, Store, digest, is_image, mixed_order
@@ -25,9 +26,13 @@ class FolderRecords:
 
     def __getitem__(self, index: int) -> Record:
         """Return the bytes of one file."""
+        path = self.root / self.files[index]
         try:
-            return Record((self.root / self.files[index]).read_bytes(), self.labels[index])
-        except OSError as error:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+                raise BadImage("is no file")
+            return Record(path.read_bytes(), self.labels[index])
+        # Other errors may pass: they stop the run, which can go on.
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise BadImage(f"cannot be read: {error.strerror}") from error
 
     def name(self, index: int) -> str:
@@ -36,7 +41,7 @@ class FolderRecords:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the files' names, sizes and classes."""
-        sizes = ((self.root / file).stat().st_size for file in self.files)
+        sizes = (_size(self.root / file) for file in self.files)
         return digest(
             f"{file} {size} {label}" for file, size, label in zip(self.files, sizes, self.labels, strict=True)
         )
@@ -45,27 +50,31 @@ class FolderRecords:
 def open_folder(root: Path) -> Store:
     """Open SPLIT/CLASS/FILE, or CLASS/FILE as one split `train`; classes are in sorted order, files in a mixed one.
 
-    Every file of a class with the suffix of an image is an example, readable or not; hidden files are passed over.
+    Every file of a class with the suffix of an image is an example, readable or not. All else is listed as ignored, but
+    for hidden files and folders: files beside class folders, folders within them.
 
     Raises:
         UsageError: there are no class folders, or a split has no image files.
     """
-    folders = _subfolders(root)
-    splits = {folder.name: folder for folder in folders if _subfolders(folder)} or {"train": root}
-    names = sorted({folder.name for split in splits.values() for folder in _subfolders(split)})
+    top = _listed(root)
+    nested = [name for name in top.folders if _listed(root / name).folders]
+    flat = [name for name in top.folders if name not in nested and any(map(is_image, _listed(root / name).files))]
+    # Where most folders hold images, those of the others that hold folders have some that are not meant.
+    splits = {name: root / name for name in nested} if len(nested) > len(flat) else {"train": root}
+    listings = {split: _listed(folder) for split, folder in splits.items()}
+    names = sorted({name for listing in listings.values() for name in listing.folders})
     if not names:
         raise UsageError(f"{root} holds no class folders: expected CLASS/image or SPLIT/CLASS/image files")
     opened: dict[str, FolderRecords] = {}
-    ignored: list[str] = []
+    ignored = [] if "train" in splits and splits["train"] == root else [str(root / name) for name in top.files]
     for split, folder in splits.items():
         found: list[tuple[str, int]] = []
-        others: list[str] = []
+        others = [str(folder / name) for name in listings[split].files]
         for label, name in enumerate(names):
-            for file in _files(folder / name):
-                if is_image(file):
-                    found.append((f"{name}/{file}", label))
-                else:
-                    others.append(str(folder / name / file))
+            within = _listed(folder / name)
+            found += [(f"{name}/{file}", label) for file in within.files if is_image(file)]
+            others += [str(folder / name / file) for file in within.files if not is_image(file)]
+            others += [str(folder / name / other) for other in within.folders]
         if not found:
             beside = f" with the suffix of an image ({others[0]} has none)" if others else ""
             raise UsageError(f"{folder} holds class folders and no files in them{beside}")
@@ -80,11 +89,25 @@ def open_folder(root: Path) -> Store:
     )
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+class _Listing(NamedTuple):
+    folders: list[str]
+    files: list[str]
+    """Links that lead nowhere among them."""
 
 
-def _files(folder: Path) -> Iterator[str]:
-    if folder.is_dir():  # not every split has every class
-        with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+def _listed(folder: Path) -> _Listing:
+    """Return what a folder holds, by name; nothing where it is not there: not every split has every class."""
+    if not folder.is_dir():
+        return _Listing([], [])
+    with os.scandir(folder) as entries:
+        kinds = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    names = sorted(kinds)
+    return _Listing([name for name in names if kinds[name]], [name for name in names if not kinds[name]])
+
+
+def _size(path: Path) -> int | None:
+    """Return a file's size, None for a link that leads nowhere."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

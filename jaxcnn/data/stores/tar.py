@@ -50,7 +50,7 @@ class TarRecords:
             raise BadImage(member.wrong)
         try:
             content = _read(member)
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:  # another may pass: it stops the run, which can go on
             raise BadImage(f"cannot be read: {error.strerror}") from error
         if len(content) != member.size:
             raise BadImage(f"the tar file ends within it: {len(content)} of {member.size} bytes")
@@ -102,7 +102,7 @@ class _Listing:
     images: list[tuple[str, str, _Member]] = field(default_factory=list)
     """What their tar file is named after, key, member."""
     classes: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Content of KEY.cls, by split and key."""
+    """Content of KEY.cls, by tar file and key: each file may number its own from 0."""
     ignored: list[str] = field(default_factory=list)
 
 
@@ -135,7 +135,7 @@ def _list(archive: Path, listing: _Listing, poll: Callable[[], None]) -> None:
         if not plain or file.startswith("."):
             listing.ignored.append(f"{archive}: {info.name}")
         elif kind == "cls":
-            listing.classes[named_after, key] = _read(member._replace(size=min(info.size, 100))).decode("latin-1")
+            listing.classes[str(archive), key] = _read(member._replace(size=min(info.size, 100))).decode("latin-1")
         elif not is_image(file):
             listing.ignored.append(f"{archive}: {info.name}")
         else:
@@ -192,7 +192,7 @@ def _from_keys(path: Path, listing: _Listing) -> tuple[dict[str, list[_Member]],
     class_names = file.read_text().splitlines() if file.is_file() else None
     splits: dict[str, list[_Member]] = {}
     for split, key, member in listing.images:
-        text = listing.classes.get((split, key))
+        text = listing.classes.get((member.archive, key))
         if "." in member.name.removeprefix("./")[len(key) + 1 :]:  # KEY.mask.png goes with KEY.jpg
             listing.ignored.append(f"{member.archive}: {member.name}")
             continue

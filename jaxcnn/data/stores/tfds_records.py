@@ -4,6 +4,8 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxcnn.data.decode import BadImage
 from jaxcnn.data.stores.records import Record, Records, Store, digest
 from jaxcnn.data.stores.tfds_builder import find_features
@@ -46,9 +48,12 @@ class TfdsRecords:
         """Return one encoded image and its label."""
         try:
             record = self._records[index]
-        except RuntimeError as error:  # the files have checksums
-            raise BadImage(f"cannot be read: {str(error).splitlines()[0][:100]}") from error
-        return Record(record[self._image], record[self._label])
+        except Exception as error:  # the files have checksums; a damaged record makes TFDS raise whatever it comes to
+            raise BadImage(f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0][:100]}") from error
+        image, label = record[self._image], record[self._label]
+        if not isinstance(image, bytes) or not isinstance(label, int | np.integer):
+            raise BadImage("a record without an image and a class")
+        return Record(image, int(label))
 
     def name(self, index: int) -> str:
         """Return the data set, the split and the record's number."""
