@@ -3,8 +3,8 @@
     python scripts/bench_input.py --source FOLDER_OR_TAR ... --tf-python PYTHON --torch-python PYTHON
     python scripts/bench_input.py --source FOLDER --images 500 --repeats 1 --memory
 
-A source is a folder of images, at any depth, or a tar of them. All sides read the same files, laid out in a temporary
-folder; the peers only the JPEG files. Measured in turns, each from a fresh start and warm:
+A source is a folder of images, at any depth, a tar of them or a folder of tars. All sides read the same files, laid
+out in a temporary folder; the peers only the JPEG files. Measured in turns, each from a fresh start and warm:
 
     bare               random resized crop: the decoder alone in plain threads, bytes in memory and boxes drawn before
     ours               random resized crop: the streaming pipeline, from the files to uint8 batches on the host
@@ -72,7 +72,7 @@ class Arguments:
     """What to measure."""
 
     source: tuple[Path, ...]
-    """Folders of images, or tars of them."""
+    """Folders of images, tars of them, or folders of tars."""
     images: int = 3000
     """Images of one measurement; a fifth as many go before."""
     repeats: int = 3

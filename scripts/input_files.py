@@ -6,8 +6,9 @@ import statistics
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Files:
 
 
 def lay_out(source: Path, folder: Path) -> Files:
-    """Read the images of a folder, at any depth, or of a tar, and write them anew in `folder`.
+    """Read the images of a folder (at any depth), a tar or the tars in a folder, and write them anew in `folder`.
 
     Raises:
       UsageError: there is no such folder or tar, or no JPEG file in it that can be read.
@@ -55,7 +56,7 @@ def lay_out(source: Path, folder: Path) -> Files:
     if not jpegs:
         raise UsageError(f"--source {source}: no JPEG file that can be read, among {len(names)} image files")
     numbered = [(f"all/{i:06}.{'jpg' if _is_jpeg(data) else 'png'}", data) for i, (data, _) in enumerate(images)]
-    if source.is_dir():
+    if source.is_dir() and not any(source.glob("*.tar")):
         stored = Stored("folder", folder / "images")
         _write_files(stored.path, numbered)
     else:
@@ -78,18 +79,33 @@ def lay_out(source: Path, folder: Path) -> Files:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """Give the sorted names of all files of a folder or tar, and what reads one."""
+    """Give the sorted names of all files of a folder, of a tar or of the tars in a folder, and what reads one."""
+    tars = [source] if source.is_file() else sorted(source.glob("*.tar"))
     try:
-        if source.is_dir():
+        if not tars:
+            source.stat()
             paths = sorted(path for path in source.rglob("*") if path.is_file())
             yield [str(path.relative_to(source)) for path in paths], lambda name: (source / name).read_bytes()
             return
-        with tarfile.open(source) as tar:
-            members = {member.name: member for member in tar if member.isfile()}
-            yield sorted(members), lambda name: tar.extractfile(members[name]).read()  # type: ignore[union-attr]
+        with ExitStack() as stack:
+            read: dict[str, Callable[[], bytes]] = {}
+            for path in tars:
+                tar = stack.enter_context(tarfile.open(path))
+                for member in tar:
+                    if member.isfile():
+                        read[f"{path.name}/{member.name}"] = partial(_content, tar, member)
+            yield sorted(read), lambda name: read[name]()
     except (OSError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UsageError(f"--source {source}: {reason}: expected a folder of images or a tar of them") from None
+        raise UsageError(
+            f"--source {source}: {reason}: expected a folder of images, a tar of them or a folder of tars"
+        ) from None
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # of a plain file
+    return file.read()
 
 
 def _size(encoded: bytes) -> tuple[int, int] | None:

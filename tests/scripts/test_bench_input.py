@@ -155,8 +155,8 @@ def test_mistakes(bench, folder, tmp_path):
     for option in ("images", "repeats", "threads", "size", "resize", "batch_size"):
         assert f"--{option.replace('_', '-')} is 0: expected at least 1" in error(folder, **{option: 0})
     assert "--resize is 100: expected at least --size 224" in error(folder, resize=100)
-    assert "none: No such file or directory: expected a folder of images or a tar of them" in error(tmp_path / "none")
-    assert "expected a folder of images or a tar of them" in error(folder / "labels.csv")
+    assert "none: No such file or directory: expected a folder of images, a tar of them" in error(tmp_path / "none")
+    assert "expected a folder of images, a tar of them" in error(folder / "labels.csv")
     assert "--batch-size is 7: expected at most 6" in error(folder, batch_size=7)
     empty = tmp_path / "empty"
     empty.mkdir()
