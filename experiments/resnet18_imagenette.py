@@ -5,6 +5,8 @@ Recipe: our own: Nesterov's momentum with a cosine after 100 steps of warm-up, 2
 to 100 % of the image, label smoothing 0.1. To test, the short side is scaled to 112 and the central 96x96 cut out.
 `resnet18_imagenette_plain` is the same without crops and mirroring.
 Command: jaxcnn train experiments/resnet18_imagenette.py
+Result: 69.44 +- 0.35 % test accuracy on a part of Imagenette, 1,500 training and 600 test images; without augmentation
+51.33 +- 1.69 % (3 seeds, mean and sample standard deviation; docs/results.md).
 """
 
 from jaxcnn import (
