@@ -199,7 +199,7 @@ def _evaluate(arguments: list[str]) -> None:
         """The newest, or the best by validation accuracy."""
         views: Literal["center", "ten_crop", "multi_scale"] = "center"
         """What of each image is scored: what the run itself does; four corners, the centre and their mirror images; or
-        the central square, and its mirror image, at several scales. Probabilities are averaged."""
+        the whole image, and its mirror image, at several scales. Probabilities are averaged."""
         scales: tuple[int, ...] = ()
         """Short sides in pixels for multi_scale, such as 224 256 384."""
         resize_to: int | None = None

@@ -117,23 +117,6 @@ def generator(key: tuple[int, int], position: int) -> np.random.Generator:
     return made
 
 
-def centre(
-    pixels: UInt8[np.ndarray, "h w c"],
-    resize: int,
-    size: int,
-    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear",
-) -> UInt8[np.ndarray, "size size c"]:
-    """Return the square at the centre, after the shorter side was resized to `resize` (by Pillow, antialiased).
-
-    torchvision's Resize and CenterCrop, to the bit: the usual 256 and 224 of evaluation.
-    """
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    found = Preprocessing(size=(size, size), resize=resize, interpolation=interpolation).resized(image)
-    return np.asarray(found).reshape(size, size, -1)
-
-
 def ten_crop(pixels: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "10 size size c"]:
     """Return the four corners and the centre, and the same of the mirrored image (Krizhevsky et al. 2012, section 4.1).
 
@@ -152,14 +135,14 @@ def ten_crop(pixels: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray,
     )
 
 
-def mirrored(pixels: UInt8[np.ndarray, "h w c"], scale: int) -> UInt8[np.ndarray, "2 scale scale c"]:
-    """Return the central square, after the shorter side was resized to `scale`, and its mirror image.
+def mirrored(
+    pixels: UInt8[np.ndarray, "h w c"], scale: int, size: tuple[int, int]
+) -> UInt8[np.ndarray, "2 height width c"]:
+    """Return the part of `size` at the centre, after the shorter side was resized to `scale`, and its mirror image."""
+    from PIL import Image
 
-    For evaluation at several scales. Simonyan & Zisserman 2015, section 3.2, and He et al. 2016, section 3.4, apply the
-    network as a convolution to the whole rectangle, and average its scores. Every shape of input is compiled anew, and
-    rectangles come in hundreds of shapes: so this keeps the square, and loses what a long side has beyond it.
-    """
-    view = centre(pixels, scale, scale)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    view = np.asarray(Preprocessing(size=size, resize=scale).resized(image)).reshape(*size, -1)
     return np.stack([view, view[:, ::-1]])
 
 

@@ -79,6 +79,14 @@ class Reader:
         """Return what tells this split from another: a SHA-256 over names, sizes and labels, not over pixels."""
         return self.records.fingerprint()
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an image as it is stored; (1, 1) where it cannot be told."""
+        try:
+            image = self.records[index].image
+            return image_size(image) if isinstance(image, bytes) else image.shape[:2]
+        except BadImage:
+            return 1, 1
+
     def batches(self, indices: Sequence[Int64[np.ndarray, " rows"]]) -> Iterator[Batch]:
         """Yield batches of the examples given by their indices, as they are scored.
 

@@ -29,7 +29,7 @@ from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment
 from jaxcnn.runs.session import Session
 from jaxcnn.runs.sitting import Sitting
-from jaxcnn.runs.views import View, score_views, several_scales, ten_crops
+from jaxcnn.runs.views import score_views, several_scales, ten_crops
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
 from jaxcnn.train.log import read_metrics
@@ -245,8 +245,8 @@ def evaluate(
         experiment = _to_evaluate(found.experiment)
         if resize_to is not None:
             experiment = replace(experiment, data=replace(experiment.data, resize_to=resize_to))
-        cuts = _views(views, scales, experiment)
-        session = Session(experiment, stop, found.norms, found.streamed if cuts is None else True)
+        _check_views(views, scales, experiment)
+        session = Session(experiment, stop, found.norms, found.streamed if views == "center" else True)
         splits = session.dataset.splits()
         if split not in splits:
             raise unknown("split", split, splits)
@@ -254,10 +254,12 @@ def evaluate(
             check_data(found.path, session)
         state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
         chosen = splits[split]
-        if cuts is not None and isinstance(chosen, Reader):
-            metrics = score_views(session, state.variables, chosen, cuts)
-        else:
+        if views == "center" or not isinstance(chosen, Reader):
             metrics = session.evaluate(state.variables, chosen).metrics
+        else:
+            ten = views == "ten_crop"
+            passes = ten_crops(chosen, experiment.data) if ten else several_scales(chosen, scales)
+            metrics = score_views(session, state.variables, chosen, passes)
     return {f"{split}/{name}": value for name, value in metrics.items()}
 
 
@@ -292,17 +294,13 @@ def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str
     return found
 
 
-def _views(views: str, scales: Sequence[int], experiment: Experiment) -> list[View] | None:
-    """Return what to cut from each image; None: what the run itself does."""
+def _check_views(views: str, scales: Sequence[int], experiment: Experiment) -> None:
     if views not in VIEWS:
         raise unknown("views", views, VIEWS)
     if scales and views != "multi_scale":
         raise UsageError(f"scales are of views multi_scale, not of {views}")
-    if views == "center":
-        return None
-    if experiment.data.per_pixel_mean:
+    if views != "center" and experiment.data.per_pixel_mean:
         raise UsageError(f"views {views} need one mean for each channel: data.per_pixel_mean has one for each pixel")
-    return ten_crops(experiment.data) if views == "ten_crop" else several_scales(scales)
 
 
 def _to_evaluate(experiment: Experiment) -> Experiment:

@@ -282,7 +282,8 @@ def order_of(experiment: Experiment, examples: int) -> Order:
 
 def crop_key(experiment: Experiment) -> tuple[int, int]:
     """Return what the host's random crops are drawn from."""
-    first, second = jax.random.key_data(jax.random.fold_in(jax.random.key(experiment.seed), CROP_KEY)).tolist()
+    # JAX's other generators have keys of four words.
+    first, second, *_ = jax.random.key_data(jax.random.fold_in(jax.random.key(experiment.seed), CROP_KEY)).tolist()
     return first, second
 
 

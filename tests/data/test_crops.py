@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import stats
 
-from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, centre, generator, mirrored, ten_crop
+from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, generator, mirrored, ten_crop
 from jaxcnn.data.decode import Box
 from jaxcnn.errors import UsageError
-from jaxcnn.preprocessing import Preprocessing
 
 
 def plain_random_resized_crop(rng, height, width, area=(0.08, 1.0), aspect=(3 / 4, 4 / 3)):
@@ -137,13 +135,6 @@ def image(height, width, channels=3):
     return np.random.default_rng(0).integers(0, 256, (height, width, channels)).astype(np.uint8)
 
 
-def test_centre_is_the_preprocessings():
-    pixels = image(60, 91)
-    recipe = Preprocessing(size=(32, 32), resize=40, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    np.testing.assert_allclose(centre(pixels, 40, 32), recipe(Image.fromarray(pixels)) * 255, atol=1e-4)
-    assert centre(pixels[..., :1], 40, 32, "bicubic").shape == (32, 32, 1)
-
-
 def test_ten_crops():
     pixels = image(9, 11)
     crops = ten_crop(pixels, 6)
@@ -157,10 +148,10 @@ def test_ten_crops():
         ten_crop(pixels, 10)
 
 
-def test_mirrored_squares():
+def test_mirrored():
     pixels = image(50, 70)
-    for scale in (24, 50, 60):
-        view, mirror = mirrored(pixels, scale)
+    for scale, size in ((24, (24, 24)), (50, (50, 64)), (60, (60, 84))):
+        view, mirror = mirrored(pixels, scale, size)
+        assert view.shape == (*size, 3)
         np.testing.assert_array_equal(mirror, view[:, ::-1])
-        np.testing.assert_array_equal(view, centre(pixels, scale, scale))
-    np.testing.assert_array_equal(mirrored(pixels, 50)[0], pixels[:, 10:60])
+    np.testing.assert_array_equal(mirrored(pixels, 50, (50, 64))[0], pixels[:, 3:67])

@@ -52,10 +52,10 @@ def test_scores_are_those_of_averaged_probabilities(session, views):
         large = scaled(images, 16)
         corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
         cuts = [[image[t : t + 12, s : s + 12] for image in large] for t, s in corners]
-        found = score_views(session, variables, test, ten_crops(EXPERIMENT.data))
+        found = score_views(session, variables, test, ten_crops(test, EXPERIMENT.data))
     else:
         cuts = [scaled(images, side) for side in (10, 14)]
-        found = score_views(session, variables, test, several_scales((10, 14)))
+        found = score_views(session, variables, test, several_scales(test, (10, 14)))
     cuts += [[image[:, ::-1] for image in cut] for cut in cuts]
 
     def probabilities(cut):
@@ -69,6 +69,32 @@ def test_scores_are_those_of_averaged_probabilities(session, views):
 
 def test_views_that_cannot_be(session):
     with pytest.raises(UsageError, match="give a resize_to, such as 13"):
-        ten_crops(replace(EXPERIMENT.data, resize_to=None))
+        ten_crops(session.dataset.test, replace(EXPERIMENT.data, resize_to=None))
     with pytest.raises(UsageError, match="expected sizes in pixels"):
-        several_scales(())
+        several_scales(session.dataset.test, ())
+
+
+class Sized:
+    """A split of images of given sizes."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def size(self, index):
+        return self.sizes[index]
+
+
+def test_images_of_one_shape_go_together():
+    (views,) = several_scales(Sized([(100, 150), (150, 100), (200, 310), (64, 64), (1, 1)]), (64,))
+    found = {(some.height, some.width): some.indices.tolist() for some in views}
+    assert found == {(64, 96): [0, 2], (96, 64): [1], (64, 64): [3, 4]}
+    for some in views:
+        assert some.cut(np.zeros((some.height * 2, some.width * 2 + 7, 3), np.uint8)).shape == (
+            2,
+            some.height,
+            some.width,
+            3,
+        )
