@@ -363,7 +363,7 @@ def test_samples_are_the_batch_that_training_gets(folder, data):
     mask = np.asarray(expected["mask"])
     np.testing.assert_array_equal(found.counts, mask)
     np.testing.assert_allclose(found.images[mask], images[mask], atol=0.51)
-    assert not found.images[~mask].any() and found.views.shape == found.images.shape
+    assert found.views.shape == found.images.shape
     labels, names = np.asarray(expected["label"])[mask], session.dataset.class_names
     captions = [caption for caption, counts in zip(found.captions, mask, strict=True) if counts]
     assert all(names[label] in caption for label, caption in zip(labels, captions, strict=True))

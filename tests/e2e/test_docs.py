@@ -37,6 +37,7 @@ def run_in(folder: Path, command: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_model_is_added_as_the_page_says(tmp_path):
     for folder in ("jaxcnn", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -96,7 +96,14 @@ MODELS = {
     "convnext": (convnext_test(), (16, 16, 3)),
     **SEGMENTATION,
 }
-each_model = pytest.mark.parametrize("name", MODELS)
+# Minutes together, and each has another of its kind among those that are always tried.
+OF_A_KIND = (
+    *("googlenet_bn", "inception_resnet_v2", "efficientnet_same", "fcn8s_learned_upsampling", "resnet_v1_C"),
+    *("resnet_v2_keras", "mobilenet_v1_same", "densenet_cifar"),
+)
+each_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in OF_A_KIND else name for name in MODELS]
+)
 DROPOUT = {"dropout": jax.random.key(0)}
 
 
