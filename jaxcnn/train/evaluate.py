@@ -51,9 +51,10 @@ def evaluate(
         # Added up in float64 on the host, in order: independent of how far the devices run ahead.
         for name, value in sums.items():
             totals[name] = totals.get(name, 0) + np.asarray(value).item()
-    seen, expected = int(totals["count"]), len(split) - len(split.bad)
-    if seen != expected:
-        raise AssertionError(f"evaluation saw {seen} of {expected} examples")
+    seen, expected = int(totals["count"]), sum(int(mask.sum()) for mask in masks)
+    filled = sum(map(len, masks)) - len(split)
+    if seen != expected or not 0 <= filled < len(masks[0]):
+        raise AssertionError(f"evaluation saw {seen}, in {len(masks)} batches, of {len(split)} examples")
     if not seen:
         raise RunError(f"none of the {len(split)} examples to score can be used, such as {split.bad[0].name}")
     metrics = task.metrics(totals, logits[0].shape[-1])
