@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jaxcnn.data.decode import BadImage
+from jaxcnn.data.stores.records import Record, Records
 from jaxcnn.errors import RunError
 
 _NAMED = 5
@@ -61,8 +62,15 @@ class BadExamples:
             return [self.found[index] for index in sorted(self.found)]
 
 
-def check_label(label: int, class_names: Sequence[str]) -> None:
-    """Raise BadImage for a label that is none of the classes."""
+def labelled(records: Records, index: int, class_names: Sequence[str]) -> Record:
+    """Return one example, whose label is that of a class.
+
+    Raises:
+        BadImage: it cannot be read, or its label is none.
+    """
+    record = records[index]
+    label = record.label
     if not 0 <= label < len(class_names):
         unlabelled = " (is the split unlabelled?)" if label < 0 else ""
         raise BadImage(f"label {label}, expected 0 to {len(class_names) - 1}{unlabelled}")
+    return record

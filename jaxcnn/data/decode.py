@@ -67,17 +67,29 @@ class _Jpeg(NamedTuple):
     """Whether libjpeg-turbo's own interface reads it: no CMYK, not 12 bits."""
 
 
-def image_size(encoded: bytes) -> tuple[int, int]:
-    """Return height and width of an image file, from its header alone (about 1 us for JPEG, 40 for others).
+def image_size(image: bytes | UInt8[np.ndarray, "h w channels"]) -> tuple[int, int]:
+    """Return height and width of pixels, or of an image file by its header alone (about 1 us for JPEG, 40 for others).
 
     Raises:
         BadImage: it is no image, or its size cannot be meant.
     """
-    at = _frame(encoded)
+    if not isinstance(image, bytes):
+        height, width, _ = image.shape
+        return height, width
+    at = _frame(image)
     if at:
-        return _size(encoded, at)
-    with _Opened(encoded) as image:
-        return image.height, image.width
+        return _size(image, at)
+    with _Opened(image) as opened:
+        return opened.height, opened.width
+
+
+def decoded(image: bytes | UInt8[np.ndarray, "h w channels"], channels: int) -> UInt8[np.ndarray, "h w channels"]:
+    """Return the pixels of an image as it is stored: `decode` of a file, and pixels as they are.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    return decode(image, channels) if isinstance(image, bytes) else image
 
 
 def decode(encoded: bytes, channels: int) -> UInt8[np.ndarray, "h w channels"]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.decode import decode
+from jaxcnn.data.decode import decoded
 from jaxcnn.errors import UsageError
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.typed import check
@@ -56,7 +56,7 @@ def fitted(image: bytes | UInt8[np.ndarray, "h w c"], channels: int, config: Dat
         BadImage: the bytes are no image.
         UsageError: it is too large to be padded.
     """
-    pixels = decode(image, channels) if isinstance(image, bytes) else image
+    pixels = decoded(image, channels)
     if config.image_size is None:
         return pixels
     from PIL import Image

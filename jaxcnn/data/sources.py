@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data import images as imaging
-from jaxcnn.data.bad import BadExamples, check_label
+from jaxcnn.data.bad import BadExamples, labelled
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import ScaleJitter
 from jaxcnn.data.dataset import Dataset, Examples, Split, check_split, concatenate
@@ -146,8 +146,7 @@ def read_whole(store: Store, name: str, config: DataConfig, poll: Poll) -> Split
 
     def read(index: int) -> np.ndarray | None:
         try:
-            image, label = records[index]
-            check_label(label, store.class_names)
+            image, label = labelled(records, index, store.class_names)
             pixels = imaging.fitted(image, store.channels, config)
         except BadImage as error:
             bad.add(index, records.name(index), str(error))

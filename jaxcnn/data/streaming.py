@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from jaxcnn.data import images as imaging
-from jaxcnn.data.bad import Bad, BadExamples, check_label
+from jaxcnn.data.bad import Bad, BadExamples, labelled
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, generator
 from jaxcnn.data.dataset import Batch
@@ -82,8 +82,7 @@ class Reader:
     def size(self, index: int) -> tuple[int, int]:
         """Return height and width of an image as it is stored; (1, 1) where it cannot be told."""
         try:
-            image = self.records[index].image
-            return image_size(image) if isinstance(image, bytes) else image.shape[:2]
+            return image_size(self.records[index].image)
         except BadImage:
             return 1, 1
 
@@ -123,8 +122,7 @@ class Reader:
     def read(self, index: int, position: int, draw: Draw, out: UInt8[np.ndarray, "*shape"]) -> int | None:
         """Decode one example into `out` and return its label; None where it is bad, and `out` black."""
         try:
-            image, label = self.records[index]
-            check_label(label, self._class_names)
+            image, label = labelled(self.records, index, self._class_names)
             draw(image, position, out)
             return label
         except BadImage as error:
@@ -138,8 +136,7 @@ class Reader:
     def _cropped(self, crop: RandomResizedCrop | ScaleJitter, key: tuple[int, int]) -> Draw:
         def draw(image: bytes | np.ndarray, position: int, out: np.ndarray) -> None:
             side, *_, channels = out.shape
-            height, width = image_size(image) if isinstance(image, bytes) else image.shape[:2]
-            box = crop.box(generator(key, position), height, width, side)
+            box = crop.box(generator(key, position), *image_size(image), side)
             if isinstance(image, bytes):
                 decode_crop(image, box, (side, side), channels, crop.interpolation, out)
             else:

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from jaxcnn.data import images as imaging
-from jaxcnn.data.bad import Bad, check_label
+from jaxcnn.data.bad import Bad, labelled
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.decode import BadImage, decode
+from jaxcnn.data.decode import BadImage, decoded
 from jaxcnn.data.sources import OPENERS
 from jaxcnn.data.stores.records import Record, Records, Store
 from jaxcnn.errors import UsageError
@@ -194,9 +194,8 @@ class _Tally:
 
 def _read(records: Records, index: int, store: Store, config: DataConfig, tally: _Tally) -> None:
     try:
-        image, label = records[index]
-        check_label(label, store.class_names)
-        pixels = decode(image, store.channels) if isinstance(image, bytes) else image
+        image, label = labelled(records, index, store.class_names)
+        pixels = decoded(image, store.channels)
     except BadImage as error:
         tally.bad.append(Bad(records.name(index), str(error)))
         return

@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 
 from jaxcnn.data import DataConfig
 from jaxcnn.data.crops import mirrored, ten_crop
-from jaxcnn.data.decode import decode
+from jaxcnn.data.decode import decoded
 from jaxcnn.data.prepared import eval_batch
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import RunError, UsageError
@@ -69,14 +69,14 @@ def several_scales(split: Reader, scales: Sequence[int]) -> list[list[Views]]:
     """
     if not scales or min(scales) < 1:
         raise UsageError(f"scales are {list(scales)}: expected sizes in pixels, such as 224 256 384")
-    return [_rectangles(split, scale) for scale in scales]
+    sizes = [split.size(index) for index in range(len(split))]
+    return [_rectangles(sizes, scale) for scale in scales]
 
 
-def _rectangles(split: Reader, scale: int) -> list[Views]:
-    """Return the images at one scale, those of one shape together."""
+def _rectangles(sizes: Sequence[tuple[int, int]], scale: int) -> list[Views]:
+    """Return the images of these heights and widths at one scale, those of one shape together."""
     found = defaultdict(list)
-    for index in range(len(split)):
-        sides = split.size(index)
+    for index, sides in enumerate(sizes):
         height, width = (max(scale, scale * side // min(sides) // _STEP * _STEP) for side in sides)
         found[height, width].append(index)
     return [
@@ -124,7 +124,7 @@ def _probabilities(
     shape = (height, width, split.image_shape[-1])
 
     def draw(image: bytes | np.ndarray, position: int, out: np.ndarray) -> None:
-        out[...] = cut(decode(image, shape[-1]) if isinstance(image, bytes) else image)
+        out[...] = cut(decoded(image, shape[-1]))
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
         logits: Any = session.model.apply(variables, batch["image"], train=False)

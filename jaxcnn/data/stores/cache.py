@@ -22,8 +22,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.bad import BadExamples, check_label
-from jaxcnn.data.decode import BadImage, decode
+from jaxcnn.data.bad import BadExamples, labelled
+from jaxcnn.data.decode import BadImage, decoded
 from jaxcnn.data.images import cores
 from jaxcnn.data.stores.records import Record, Records, Store, digest
 from jaxcnn.errors import UsageError, unknown
@@ -219,9 +219,8 @@ def _converted(
     from PIL import Image
 
     try:
-        image, label = records[index]
-        check_label(label, class_names)
-        pixels = decode(image, channels) if isinstance(image, bytes) else image
+        image, label = labelled(records, index, class_names)
+        pixels = decoded(image, channels)
     except BadImage as error:
         return error
     height, width = pixels.shape[:2]
