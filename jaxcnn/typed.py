@@ -1,4 +1,8 @@
-"""Trees of frozen dataclasses as plain values: every type checked, and JSON read back to what was written."""
+"""Configurations: frozen dataclasses whose types and ranges are checked where they are made, and their JSON.
+
+A field's type says all that is asked of it: `Annotated[float, Interval(above=0)]` is a finite number above 0, and
+`Annotated[Flip | Mixup, Open("a transform", "__call__")]` one of ours, or a user's own.
+"""
 
 import contextlib
 import dataclasses
@@ -7,11 +11,16 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxcnn.errors import UsageError, unknown
+from jaxcnn.parts import is_reference, reference_of
+
+Option = bool | int | float | str | tuple[int, ...]
+"""What a user's part and a model can be made with."""
 
 _UNIONS = (typing.Union, types.UnionType)
 _WORDS = {
@@ -22,56 +31,186 @@ _WORDS = {
     Path: "a path",
     types.NoneType: "None",
 }
-
 _LISTS = {int: "a list of whole numbers", float: "a list of finite numbers", str: "a list of texts"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """The range of a number, as an annotation of its type."""
+
+    above: float | None = None
+    """It is larger than this,"""
+    least: float | None = None
+    """or at least this;"""
+    most: float | None = None
+    """it is at most this,"""
+    below: float | None = None
+    """or smaller than this."""
+
+    def __contains__(self, value: float) -> bool:
+        """Return whether a number lies in it."""
+        return (
+            (self.above is None or value > self.above)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """Return it in words that follow "a number"."""
+        low = f"({self.above:g}" if self.least is None else f"[{self.least:g}"
+        if self.most is None and self.below is None:
+            return f" above {self.above:g}" if self.least is None else f", {self.least:g} or more"
+        return f" in {low}, {self.below:g})" if self.most is None else f" in {low}, {self.most:g}]"
+
+
+Positive = Annotated[float, Interval(above=0)]
+NotNegative = Annotated[float, Interval(least=0)]
+Fraction = Annotated[float, Interval(least=0, below=1)]
+Probability = Annotated[float, Interval(least=0, most=1)]
+Inside = Annotated[float, Interval(above=0, below=1)]
+Count = Annotated[int, Interval(least=1)]
+CountOrZero = Annotated[int, Interval(least=0)]
+
+
+@dataclass(frozen=True)
+class Open:
+    """Marks a field, or the items of a list, where a user's own part may stand in place of one of ours."""
+
+    what: str
+    """In words, such as "a transform"."""
+    method: str
+    """What an own dataclass must have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A user's own part by its name, `file.py:name` or `package.module:name`, and what it is made with."""
+
+    name: str
+    """See `jaxcnn.parts`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments: JSON values."""
+
+
+class Config:
+    """A frozen dataclass whose fields are checked when it is made, and brought to the form of their types.
+
+    40 epochs are 40.0, a list becomes a tuple, a text a path. `class TrainConfig(Config, at="train")` has its fields
+    called `train.batch_size` in messages; without `at`, by the name of the class.
+    """
+
+    _at = ""
+
+    def __init_subclass__(cls, at: str | None = None) -> None:
+        """Note what the fields are called after."""
+        cls._at = cls.__name__ if at is None else at
+
+    def __post_init__(self) -> None:
+        """Check all fields.
+
+        Raises:
+          UsageError: naming the first that cannot be, and what was expected.
+        """
+        for name, hint in hints(type(self)).items():
+            where = f"{self._at}.{name}" if self._at else name
+            object.__setattr__(self, name, check(hint, getattr(self, name), where))
+
+    def override(self, values: Mapping[str, Any]) -> typing.Self:
+        """Return a copy with other values of some fields, which are named as in "optim.learning_rate".
+
+        Raises:
+          UsageError: there is no such field, or it does not take the value.
+        """
+        changed: dict[str, Any] = {}
+        inner: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            head, dot, rest = name.partition(".")
+            if head not in hints(type(self)):
+                raise unknown("field", name, leaves(self))
+            if dot:
+                inner.setdefault(head, {})[rest] = value
+            else:
+                changed[head] = value
+        kept = {name: getattr(self, name) for name in hints(type(self))} | changed
+        for head, rest_of in inner.items():
+            if isinstance(kept[head], dict):
+                kept[head] = kept[head] | rest_of
+            elif dataclasses.is_dataclass(kept[head]):
+                kept[head] = Config.override(kept[head], rest_of)  # type: ignore[arg-type]
+            else:
+                raise unknown("field", f"{head}.{next(iter(rest_of))}", leaves(self))
+        return type(self)(**kept)
 
 
 @functools.cache
 def hints(kind: Any) -> dict[str, Any]:
-    """Return the type of each field of a dataclass."""
-    found = typing.get_type_hints(kind)
-    return {field.name: found[field.name] for field in dataclasses.fields(kind)}
+    """Return the type of each field of a dataclass, with its annotations."""
+    found = typing.get_type_hints(kind, include_extras=True)
+    return {one.name: found[one.name] for one in dataclasses.fields(kind) if one.init}
 
 
-def leaves(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the types of the fields of a tree that are not dataclasses themselves, by dotted name."""
+def leaves(tree: Any) -> dict[str, Any]:
+    """Return the types of the fields of a tree of dataclasses that are none themselves, by dotted name."""
     found: dict[str, Any] = {}
-    for name, hint in hints(kind).items():
-        found |= leaves(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {prefix + name: hint}
+    for name, hint in hints(type(tree)).items():
+        value = getattr(tree, name)
+        inner = {f"{name}.{rest}": kind for rest, kind in leaves(value).items()} if _is_tree(value) else {}
+        found |= inner or {name: hint}
     return found
 
 
+def _is_tree(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, Part | type)
+
+
+def plain(hint: Any) -> tuple[Any, list[Any]]:
+    """Return a type without its annotations, and these."""
+    return (hint.__origin__, list(hint.__metadata__)) if typing.get_origin(hint) is Annotated else (hint, [])
+
+
 def variants(hint: Any) -> dict[str, Any]:
-    """Return the dataclasses that a field takes, or that its list is of, by the `kind` that tells them apart in JSON.
+    """Return our dataclasses that a field takes, or that its list is of, by the `kind` that tells them apart in JSON.
 
     {}: it takes something else.
     """
+    hint, _ = plain(hint)
     if typing.get_origin(hint) is tuple:
         return variants(typing.get_args(hint)[0])
-    parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
-    found: list[Any] = [part for part in parts if dataclasses.is_dataclass(part)]
-    return {part.kind: part for part in found if "kind" in hints(part)}
+    if typing.get_origin(hint) in _UNIONS:
+        return {kind: one for part in typing.get_args(hint) for kind, one in variants(part).items()}
+    return {hint.kind: hint} if dataclasses.is_dataclass(hint) and "kind" in hints(hint) else {}
 
 
 def expected(hint: Any) -> str:
     """Return in words what a field of this type takes."""
+    hint, notes = plain(hint)
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    ranges = "".join(str(note) for note in notes if isinstance(note, Interval))
     if kinds := variants(hint):
-        names = [kind.__name__ for kind in kinds.values()] + ["None"] * (types.NoneType in parts)
-        return "a list of " * (origin is tuple) + " or ".join(names)
+        own = next((f"{note.what} of your own" for note in notes if isinstance(note, Open)), None)
+        names = [kind.__name__ for kind in kinds.values()] + [own] * (own is not None)
+        names += ["None"] * (types.NoneType in parts)
+        return expected_list(parts[0]) if origin is tuple else " or ".join(map(str, names))
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin in _UNIONS:
         return " or ".join(map(expected, parts))
     if origin is tuple:
-        return _LISTS.get(parts[0], "numbers")
+        return _LISTS.get(plain(parts[0])[0], "a list of numbers") + "".join(map(str, plain(parts[0])[1]))
     if origin is dict:
         return "values by name"
-    return _WORDS.get(hint) or f"the fields of {hint.__name__}"
+    return (_WORDS.get(hint) or f"the fields of {getattr(hint, '__name__', hint)}") + ranges
+
+
+def expected_list(item: Any) -> str:
+    """Return in words what a list of such items is."""
+    return f"a list of {expected(item)}"
 
 
 def choices(hint: Any) -> tuple[str, ...]:
     """Return the names that a field takes, () where they are not a fixed list."""
+    hint, _ = plain(hint)
     literals = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal]
     return tuple(name for part in literals for name in typing.get_args(part))
 
@@ -80,56 +219,101 @@ def check(hint: Any, value: Any, name: str) -> Any:
     """Return `value` as what the annotation `hint` says.
 
     What means the same is converted: a mapping to a dataclass, a list to a tuple, text to a path, a whole number to a
-    float where a float is expected.
+    float where a float is expected; the name of a part, or a function or class that has one, to a `Part`.
 
     Args:
       hint: bool, int, float, str, Path, None, Literal, a union of these, tuple[X, ...], dict[str, X], or a dataclass
         whose fields are of these types; or one of several dataclasses, or a list of them, told apart by a field
-        `kind: Literal[...]` with a default.
+        `kind: Literal[...]` with a default; annotated with an `Interval`, or with `Open`.
       value: from Python or from JSON.
       name: the field's dotted name; "" for a whole tree.
 
     Raises:
-      UsageError: the value is of another type, a number is not finite, a field is unknown or missing.
+      UsageError: the value is of another type, a number is not finite or out of range, a field is unknown or missing.
     """
+    hint, notes = plain(hint)
+    for note in notes:
+        if isinstance(note, Open) and (found := _own(note, hint, value, name)) is not None:
+            return found
+    found = _checked(hint, value, name, notes)
+    for note in notes:
+        for number in found if isinstance(found, tuple) else (found,):
+            if isinstance(note, Interval) and number is not None and number not in note:
+                raise _mismatch(hint, notes, value, name)
+    return found
+
+
+def _checked(hint: Any, value: Any, name: str, notes: list[Any]) -> Any:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, (Mapping, hint)):  # type: ignore[arg-type]
-        return _check_fields(hint, value, name + "." if name else "")
+        return _check_fields(hint, value, name)
     if kinds := variants(hint):
-        if typing.get_origin(hint) is not tuple and isinstance(value, (Mapping, *kinds.values())):
-            return _check_fields(_variant(kinds, value, name), value, name + ".")
-        if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-            each = typing.get_args(hint)[0]
-            return tuple(check(each, item, f"{name}[{number}]") for number, item in enumerate(value))
+        if origin is not tuple and isinstance(value, (Mapping, str, *kinds.values())):
+            return _check_fields(*_variant(kinds, value, name), name)
+        if origin is tuple and isinstance(value, list | tuple):
+            return tuple(check(parts[0], item, f"{name}[{number}]") for number, item in enumerate(value))
+    if origin is tuple and isinstance(value, list | tuple) and isinstance(plain(parts[0])[0], type):
+        with contextlib.suppress(UsageError):
+            return tuple(check(parts[0], item, name) for item in value)
     with contextlib.suppress(_Mismatch):
         return _convert(hint, value)
     if choices(hint) and isinstance(value, str):
         raise unknown(name, value, choices(hint))
-    raise UsageError(f"{name or 'the whole'} is {value!r}: expected {expected(hint)}")
+    raise _mismatch(hint, notes, value, name)
 
 
-def _check_fields(kind: Any, value: Any, prefix: str) -> Any:
-    found = hints(kind)
-    given = value if isinstance(value, Mapping) else {name: getattr(value, name) for name in found}
-    for name in given:
-        if name not in found:
-            raise unknown("field", f"{prefix}{name}", [prefix + field for field in found])
-    for field in dataclasses.fields(kind):
-        optional = (field.default, field.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
-        if field.name not in given and not optional:
-            raise UsageError(f"{prefix}{field.name} is missing: expected {expected(found[field.name])}")
-    return kind(**{name: check(found[name], item, prefix + name) for name, item in given.items()})
+def _mismatch(hint: Any, notes: list[Any], value: Any, name: str) -> UsageError:
+    whole = Annotated[hint, *notes] if notes else hint
+    shown = value.isoformat() if hasattr(value, "isoformat") else repr(value)
+    return UsageError(f"{name or 'the whole'} is {shown[:80]}: expected {expected(whole)}")
 
 
-def _variant(kinds: Mapping[str, Any], value: Any, name: str) -> Any:
-    """Return the dataclass that `value` is, or is the fields of."""
+def _own(note: Open, hint: Any, value: Any, name: str) -> Any:
+    """Return a user's own part; None: it is none."""
+    if isinstance(value, Part):
+        return value
+    if isinstance(value, str) and is_reference(value):
+        return Part(name=value)
+    if isinstance(value, Mapping) and is_reference(str(value.get("kind", ""))):
+        options = {key: item for key, item in value.items() if key != "kind"}
+        return Part(name=str(value["kind"]), options=options)
+    if isinstance(value, type | types.FunctionType):
+        return Part(name=reference_of(value))
+    if isinstance(value, tuple(variants(hint).values())) or not dataclasses.is_dataclass(value):
+        return None
+    if not hasattr(value, note.method):
+        raise UsageError(
+            f"{name} is {type(value).__name__}, which has no {note.method}: expected {expected(Annotated[hint, note])}"
+        )
+    return value
+
+
+def _check_fields(kind: Any, value: Any, name: str) -> Any:
+    if isinstance(value, kind):
+        return value  # checked when it was made
+    prefix, found = name + "." if name else "", hints(kind)
+    for key in value:
+        if key not in found:
+            raise unknown("field", f"{prefix}{key}", [prefix + one for one in found])
+    for one in dataclasses.fields(kind):
+        optional = (one.default, one.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
+        if one.name not in value and not optional:
+            raise UsageError(f"{prefix}{one.name} is missing: expected {expected(found[one.name])}")
+    return kind(**{key: check(found[key], item, prefix + key) for key, item in value.items()})
+
+
+def _variant(kinds: Mapping[str, Any], value: Any, name: str) -> tuple[Any, Any]:
+    """Return the dataclass that `value` names, is, or is the fields of; and its fields."""
+    if isinstance(value, str):
+        value = {"kind": value}
     if not isinstance(value, Mapping):
-        return type(value)
+        return type(value), value
     if "kind" not in value:
         raise UsageError(f"{name}.kind is missing: expected {' or '.join(kinds)}")
     kind = str(value["kind"])
     if kind not in kinds:
-        raise unknown(f"{name}.kind", kind, kinds)
-    return kinds[kind]
+        raise unknown(name, kind, kinds)
+    return kinds[kind], value
 
 
 class _Mismatch(Exception):
@@ -138,6 +322,11 @@ class _Mismatch(Exception):
 
 def _convert(hint: Any, value: Any) -> Any:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        try:
+            return check(hint, value, "")
+        except UsageError as error:
+            raise _Mismatch from error
     if origin in _UNIONS:
         for part in sorted(parts, key=lambda part: type(value) is not part):  # True is not to become 1, nor 1 1.0
             with contextlib.suppress(_Mismatch):
@@ -151,6 +340,8 @@ def _convert(hint: Any, value: Any) -> Any:
     elif origin is dict:
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
             return {key: _convert(parts[1], item) for key, item in value.items()}
+    elif hint is Any:
+        return value
     elif hint is Path:
         if isinstance(value, str | Path):
             return Path(value)
@@ -161,3 +352,100 @@ def _convert(hint: Any, value: Any) -> Any:
     elif isinstance(value, hint):
         return value
     raise _Mismatch
+
+
+def from_words(hint: Any, words: list[str], name: str) -> Any:
+    """Return the value that words of a command line stand for.
+
+    Raises:
+      UsageError: naming the option, what was given and what was expected.
+    """
+    kinds = _kinds(hint)
+    if words == ["None"] and types.NoneType in kinds:
+        return None
+    if tuple in kinds:
+        value: Any = [_number(kinds, word) for word in words]
+    elif len(words) == 1:
+        value = _number(kinds, words[0])
+    else:
+        raise UsageError(f"{name} {'needs' if not words else 'takes'} one value: expected {expected(hint)}")
+    return check(hint, value, name)
+
+
+def _number(kinds: set[Any], word: str) -> Any:
+    for kind in (int, float):
+        if kind in kinds:
+            with contextlib.suppress(ValueError):
+                return kind(word)
+    return {"True": True, "False": False}.get(word, word) if bool in kinds else word
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """Return the plain types that a hint is made of, `tuple` among them where it takes a list."""
+    hint, _ = plain(hint)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (tuple, *_UNIONS):
+        return {origin} | {kind for part in parts for kind in _kinds(part)}
+    return {hint}
+
+
+def to_json(value: Any) -> Any:
+    """Return a tree as plain JSON values, which `check` reads back.
+
+    A user's own dataclass becomes the name of its class and what differs from its defaults.
+    """
+    if isinstance(value, Part):
+        return {"kind": value.name, **to_json(value.options)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {one.name: getattr(value, one.name) for one in _kept(value)}
+        if is_own(value):
+            fields = {"kind": reference_of(type(value)), **{k: v for k, v in fields.items() if _is_set(value, k)}}
+        return {name: to_json(item) for name, item in fields.items()}
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def is_own(value: Any) -> bool:
+    """Return whether a dataclass is a user's and not one of this package."""
+    return not type(value).__module__.startswith("jaxcnn.")
+
+
+def _kept(value: Any) -> list[dataclasses.Field]:
+    """Return the fields that JSON holds: of a user's subclass of ours not the `kind` that it inherits."""
+    inherited = {"kind"} if is_own(value) else set()
+    return [one for one in dataclasses.fields(value) if one.compare and one.init and one.name not in inherited]
+
+
+def _is_set(value: Any, name: str) -> bool:
+    """Return whether a field differs from its default."""
+    one = next(one for one in dataclasses.fields(value) if one.name == name)
+    default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+    return default is dataclasses.MISSING or getattr(value, name) != default
+
+
+def set_fields(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that differ from their defaults, by dotted name, as JSON values; what has none, always.
+
+    A field that is added to a configuration later changes nothing here.
+    """
+    for one in _kept(tree):
+        value = getattr(tree, one.name)
+        if not _is_set(tree, one.name):
+            continue
+        if dataclasses.is_dataclass(value) and not isinstance(value, Part) and not is_own(value):
+            if hasattr(value, "kind"):
+                yield f"{one.name}.kind", value.kind
+            yield from ((f"{one.name}.{name}", item) for name, item in set_fields(value))
+        elif isinstance(value, tuple):
+            yield one.name, [_set_json(item) for item in value]
+        else:
+            yield one.name, to_json(value)
+
+
+def _set_json(value: Any) -> Any:
+    if not dataclasses.is_dataclass(value) or isinstance(value, Part) or is_own(value):
+        return to_json(value)
+    return {"kind": getattr(value, "kind", None), **dict(set_fields(value))}
