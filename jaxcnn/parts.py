@@ -9,11 +9,12 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any
 from jaxcnn.errors import UsageError, unknown
 
 _REFERENCE = re.compile(r"(?P<where>[^:]+(?:\.py|[A-Za-z0-9_]))\:(?P<name>[A-Za-z_][\w.]*)")
+# Of the names of modules that files are loaded as.
+_PREFIX = "jaxcnn_part_"
 # Modules of files by their path, with the SHA-256 of what was read, so that an edited file is read again.
 _loaded: dict[Path, tuple[str, ModuleType]] = {}
 
@@ -107,7 +110,8 @@ def load_file(path: Path) -> ModuleType:
     if path not in _loaded or _loaded[path][0] != digest:
         if path.suffix != ".py":
             raise UsageError(f"{path} is not a Python file")
-        loader, before = _Source(f"jaxcnn_part_{path.stem}", str(path)), set(sys.modules)
+        name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+        loader, before = _Source(name, str(path)), set(sys.modules)
         spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
@@ -138,14 +142,13 @@ def reference_of(part: Any) -> str:
       UsageError: it has none, as what is defined in a notebook or within a function.
     """
     name, module = part.__qualname__, part.__module__
-    path = next((path for path, (_, loaded) in _loaded.items() if loaded.__name__ == module), None)
-    if path is None and module == "__main__":
-        path = Path(file) if (file := getattr(sys.modules[module], "__file__", None)) else None
-        if path is None:
-            raise UsageError(f"{name} is defined in no file: put it into one, mine.py, and name it 'mine.py:{name}'")
+    file = getattr(sys.modules.get(module), "__file__", None)
     if not all(word.isidentifier() for word in name.split(".")):
         raise UsageError(f"{module}.{name} is defined within a function: an experiment names what stands in a file")
-    return f"{path.name}:{name}" if path else f"{module}:{name}"
+    if module == "__main__" and file is None:
+        raise UsageError(f"{name} is defined in no file: put it into one, mine.py, and name it 'mine.py:{name}'")
+    of_file = file is not None and (module == "__main__" or module.startswith(_PREFIX))
+    return f"{Path(file).name}:{name}" if of_file else f"{module}:{name}"  # type: ignore[arg-type]
 
 
 def _files_of(module: ModuleType) -> set[Path]:
@@ -194,3 +197,28 @@ def _imported(what: str, run: Any) -> Any:
         where = f"{own[-1].filename if own and not isinstance(error, SyntaxError) else what}"
         at = f", line {line}," if line else ""
         raise UsageError(f"{where}{at} cannot be run: {type(error).__name__}: {error}") from error
+
+
+def call(name: str, factory: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
+    """Return what a user's class or function makes of its options, and of what is offered that it has arguments for.
+
+    Raises:
+      UsageError: it has no such option (with the nearest), needs one that is not given, or refuses them.
+    """
+    try:
+        takes = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} is {factory!r}: expected a class or a function") from error
+    any_name = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    for option in options:
+        if option not in takes and not any_name:
+            raise unknown(f"option of {name}", option, takes)
+    given = {key: value for key, value in (offered or {}).items() if key in takes} | dict(options)
+    try:
+        return factory(**given)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    except Exception as error:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        raise UsageError(f"{name} cannot be made: {type(error).__name__}: {error}{at}") from error

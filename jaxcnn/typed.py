@@ -130,6 +130,8 @@ class Config:
                 raise unknown("field", name, leaves(self))
             if dot:
                 inner.setdefault(head, {})[rest] = value
+            elif isinstance(value, dict) and isinstance(getattr(self, head), dict):  # added to those there are
+                changed[head] = getattr(self, head) | value
             else:
                 changed[head] = value
         kept = {name: getattr(self, name) for name in hints(type(self))} | changed
