@@ -236,7 +236,6 @@ def create(
     name: str,
     num_classes: int | EllipsisType | None = ...,
     dtype: Any = jnp.float32,
-    axis_name: str | None = None,
     **variant: Any,
 ) -> Model:
     """Return the model called `name` in `MODELS`.
@@ -245,7 +244,6 @@ def create(
       name: see `MODELS`, or `jaxcnn models`.
       num_classes: outputs; None returns pooled features; left out, the number the model was published with.
       dtype: of the computation, a floating type or its name; parameters, statistics and logits stay float32.
-      axis_name: the mapped axis over which BatchNorm takes its statistics, for pmap and shard_map.
       **variant: the model's own options (see `options`), such as `shortcut="B"` or `zero_gamma=True`.
 
     Raises:
@@ -263,7 +261,7 @@ def create(
         if option not in hints:
             raise unknown(f"option of {name}", option, hints)
         variant[option] = _checked(f"{option} of {name}", value, hints[option])
-    return entry.factory(num_classes=num_classes, dtype=_float_type(dtype), axis_name=axis_name, **variant)
+    return entry.factory(num_classes=num_classes, dtype=_float_type(dtype), **variant)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -277,7 +275,7 @@ def options(name: str) -> dict[str, Any]:
     factory = MODELS[name].factory
     model: Any = factory.func if isinstance(factory, partial) else factory
     hints = typing.get_type_hints(model)
-    common = {"num_classes", "dtype", "axis_name", "parent", "name"}
+    common = {"num_classes", "dtype", "parent", "name"}
     return {field.name: hints[field.name] for field in dataclasses.fields(model) if field.name not in common}
 
 

@@ -53,7 +53,6 @@ class AlexNet2012(Model):
         hidden: width of the fully connected layers.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     groups: int = 2
@@ -63,7 +62,6 @@ class AlexNet2012(Model):
     hidden: int = 4096
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -112,14 +110,12 @@ class AlexNet(Model):
         hidden: width of the fully connected layers.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     width: int = 64
     hidden: int = 4096
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(

@@ -108,7 +108,6 @@ class ConvNeXt(Model):
         layer_scale: initial value of each block's layer scale.
         num_classes: None returns the pooled and normalised features.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     depths: tuple[int, ...]
@@ -117,7 +116,6 @@ class ConvNeXt(Model):
     layer_scale: float = 1e-6
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(

@@ -75,7 +75,6 @@ class DenseNet(Model):
       dropout: rate after each convolution but the first; the paper has 0.2 where there is no data augmentation.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depths: tuple[int, ...]
@@ -87,7 +86,6 @@ class DenseNet(Model):
     dropout: float = 0.0
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -96,7 +94,7 @@ class DenseNet(Model):
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
         # The authors' code: by fan_out; torchvision has fan_in.
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         drop = partial(Dropout, self.dropout, not train)
         layer = partial(DenseLayer, self.growth_rate, self.bottleneck, conv, norm, drop)
 

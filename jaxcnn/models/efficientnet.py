@@ -65,7 +65,6 @@ class EfficientNet(Model):
         epsilon: of BatchNorm, like the momentum.
         num_classes: None returns the pooled features.
         dtype: of the computation; parameters, statistics and logits are float32.
-        axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     width: float
@@ -77,7 +76,6 @@ class EfficientNet(Model):
     momentum: float = 0.9  # the authors' code: 0.99
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -90,7 +88,6 @@ class EfficientNet(Model):
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         unit = partial(ConvNorm, conv=conv, norm=norm, act=nn.silu)

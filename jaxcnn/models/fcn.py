@@ -81,7 +81,6 @@ class FCN(Model):
             one; its released networks, to which the published numbers belong, none.
         num_classes: None returns the maps of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: unused, there are no statistics.
     """
 
     stride: Literal[32, 16, 8]
@@ -91,7 +90,6 @@ class FCN(Model):
     learned_upsampling: bool = False
     num_classes: int | None = 21
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(

@@ -61,7 +61,7 @@ class FCNResNet(ResNet):
         conv = partial(
             ConvNorm,
             conv=partial(Conv, use_bias=False, dtype=self.dtype),
-            norm=partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype),
+            norm=partial(BatchNorm, use_running_average=not train, dtype=self.dtype),
         )
         logits = resize_bilinear(self.make_head(self.num_classes, conv, train)(maps[-1]), sizes)
         if self.aux_heads and (train or self.is_initializing()):

@@ -125,7 +125,6 @@ class LeNet5Paper(Model):
 
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None  # Nothing here is normalised over the batch.
 
     @nn.compact
     def __call__(
@@ -166,7 +165,6 @@ class LeNet5(Model):
     pooling: Literal["max", "avg"] = "max"
     pad: bool = True
     dtype: Any = jnp.float32
-    axis_name: str | None = None  # Nothing here is normalised over the batch.
 
     @nn.compact
     def __call__(

@@ -69,7 +69,6 @@ class MnasNet(Model):
       num_stages: takes only so many stages, from the first (the separable convolution).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     variant: Literal["a1", "b1"] = "b1"
@@ -77,7 +76,6 @@ class MnasNet(Model):
     num_stages: int = 1 + len(B1)
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -89,7 +87,6 @@ class MnasNet(Model):
             use_running_average=not train,
             momentum=0.9997,  # torchvision's, after the paper; the authors' is 0.99
             epsilon=1e-5,  # torchvision's; the authors' is 1e-3
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         # Torchvision's padding, symmetric, where the authors' is TensorFlow's; and torchvision's fan_out of depthwise

@@ -50,7 +50,6 @@ class MobileNetV2(Model):
       epsilon: of BatchNorm; 0.001 in TensorFlow's weights.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     width: float = 1.0
@@ -59,7 +58,6 @@ class MobileNetV2(Model):
     epsilon: float = 1e-5
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -71,7 +69,6 @@ class MobileNetV2(Model):
             use_running_average=not train,
             momentum=0.9,  # torchvision's; the authors' code has 0.997
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)

@@ -72,7 +72,6 @@ class MobileNetV3(Model):
       epsilon: of BatchNorm; 0.00001 in timm's weights.
       num_classes: None returns the features that the last layer reads.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     variant: Literal["large", "small"]
@@ -82,7 +81,6 @@ class MobileNetV3(Model):
     epsilon: float = 1e-3
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -94,7 +92,6 @@ class MobileNetV3(Model):
             use_running_average=not train,
             momentum=0.99,  # section 6.1.1
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)

@@ -97,7 +97,6 @@ class RegNet(Model):
         of the paper, timm), "torchvision" half up and never below 90 %.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depth: int
@@ -109,7 +108,6 @@ class RegNet(Model):
     rounding: Literal["paper", "torchvision"] = "paper"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -117,7 +115,7 @@ class RegNet(Model):
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv_norm = partial(ConvNorm, conv=conv, norm=norm)
         shortcut = partial(Shortcut, norm=norm, dtype=self.dtype)
 

@@ -155,7 +155,6 @@ class ResNet(Model):
       zero_gamma: start each block as its shortcut (Goyal et al. 2017, 1706.02677).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     block: Literal["basic", "bottleneck"]
@@ -170,7 +169,6 @@ class ResNet(Model):
     zero_gamma: bool = False
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -186,7 +184,7 @@ class ResNet(Model):
             raise UsageError("groups and width_per_group are a bottleneck's: block='basic' has 1 and 64")
         # Section 3.4 cites He et al. for the initialisation, by fan_in there; the released code has fan_out.
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         plain = self.shortcut == "none"
         shortcut = None if plain else partial(Shortcut, option=self.shortcut, norm=norm, dtype=self.dtype)
         squeeze_excite = self.squeeze_excite()

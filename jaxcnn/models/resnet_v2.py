@@ -74,7 +74,6 @@ class PreActResNet(Model):
     variant: Literal["v1", "v1.5", "keras"] = "v1.5"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -83,7 +82,7 @@ class PreActResNet(Model):
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
         keras = self.variant == "keras"
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
 
         def make_block(number: int, name: str, *, width: int, strides: int, strided: int) -> nn.Module:
             rows = block_rows(self.block, width, strides if number == strided else 1, self.variant)

@@ -65,21 +65,19 @@ class ShuffleNetV2(Model):
       depths: blocks per stage, the one with stride 2 included.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...] = (4, 8, 4)
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         unit = partial(ConvNorm, conv=conv, norm=norm, act=nn.relu)
 

@@ -65,7 +65,6 @@ class SqueezeNet(Model):
         pool_before: numbers of the Fire modules with max pooling before them.
         num_classes: None returns the averages of the last Fire module's maps.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     width: int
@@ -74,7 +73,6 @@ class SqueezeNet(Model):
     squeeze: tuple[int, ...] = (16, 16, 32, 32, 48, 48, 64, 64)
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(

@@ -71,7 +71,6 @@ class UNet(Model):
         dropout_rate: behind the last two levels of the contracting path.
         num_classes: None returns the maps of `up1`.
         dtype: of the computation; parameters, statistics and logits are float32.
-        axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
@@ -80,7 +79,6 @@ class UNet(Model):
     dropout_rate: float = 0.5
     num_classes: int | None = 2
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -88,7 +86,7 @@ class UNet(Model):
     ) -> Float[Array, "batch height2 width2 outputs"]:
         """Return logits, or the last maps; `train=True` drops units and uses the batch's statistics."""
         self.check_size(x.shape[1:3])
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv = partial(
             ConvNorm,
             padding=1 if self.padding == "same" else 0,

@@ -86,7 +86,6 @@ class VGG(Model):
         initialisation: of the weights, see `INITIALISATIONS`.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters, statistics and logits are float32.
-        axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depths: tuple[int, ...]
@@ -99,7 +98,6 @@ class VGG(Model):
     initialisation: Literal["paper", "glorot", "he"] = "he"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -111,7 +109,7 @@ class VGG(Model):
         conv_init, dense_init = INITIALISATIONS[self.initialisation]
         # The bias stays under BatchNorm, which takes it out again: torchvision's weights have it.
         conv = partial(Conv, kernel_init=conv_init, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         dense = partial(DenseAct, self.hidden, kernel_init=dense_init, dtype=self.dtype)
 
         for i, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):

@@ -29,7 +29,6 @@ class WideResNet(Model):
       dropout: rate between the two convolutions of a block (section 2.4; the paper takes 0.3 on CIFAR).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depth: int
@@ -37,7 +36,6 @@ class WideResNet(Model):
     dropout: float = 0.0
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -49,7 +47,7 @@ class WideResNet(Model):
             below = max(10, 6 * blocks + 4)
             raise UsageError(f"depth={self.depth} is not 6n + 4: nearest valid depths {below} and {below + 6}")
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_in, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         dropout = partial(Dropout, self.dropout, deterministic=not train)
 
         def make_block(number: int, name: str, *, width: int, strides: int) -> nn.Module:

@@ -48,7 +48,6 @@ class ZFNet(Model):
         initialisation: of the weights, see `INITIALISATIONS`.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     widths: tuple[int, ...] = (96, 256, 384, 384, 256)
@@ -56,7 +55,6 @@ class ZFNet(Model):
     initialisation: Literal["paper", "he"] = "he"  # Not the paper's, which is for inputs of another scale.
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(

@@ -28,7 +28,6 @@ class Blueprint:
         examples: int,
         class_names: Sequence[str],
         image_shape: Sequence[int],
-        norm_axis: str | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -37,7 +36,6 @@ class Blueprint:
           examples: size of the training split.
           class_names: the data set's.
           image_shape: height, width, channels.
-          norm_axis: the mapped axis that BatchNorm averages over.
 
         Raises:
           UsageError: a field has a value that cannot be.
@@ -52,7 +50,6 @@ class Blueprint:
             experiment.model.name,
             num_classes=self.num_classes,
             dtype=experiment.model.dtype,
-            axis_name=norm_axis,
             **options,
         )
         self.timetable = _timetable(experiment, examples)

@@ -80,7 +80,6 @@ class Session(Blueprint):
             examples=len(examples),
             class_names=self.dataset.class_names,
             image_shape=examples.image_shape,
-            norm_axis=self.parallel.norm_axis,
         )
         self.task = Classification(label_smoothing=train.label_smoothing)
         self._take_weights(experiment.model.weights is not None and norms is None)
@@ -98,6 +97,7 @@ class Session(Blueprint):
             frozen=train.frozen,
             remat=train.remat,
             axis_name=self.parallel.step_axis,
+            sync_batch_norm=self.parallel.sync_batch_norm,
         )
         self._windowed_step = windowed_step(step)
         self.train_step = self.parallel.compile_train(step, self.train_batch)
@@ -263,7 +263,7 @@ class Session(Blueprint):
         """
         if not state.batch_stats:
             return state
-        step = make_moments_step(self.model.clone(axis_name=None))  # the global view
+        step = make_moments_step(self.model)  # in the global view
         step = self._fed(self.parallel.compile_eval(step, eval_batch))
         batches = whole_batches(self.dataset.train, self.experiment.train.batch_size)
         batch_stats = self.parallel.place(exact_batch_stats(step, state.variables, batches, self.poll))

@@ -82,13 +82,14 @@ class Jit:
 
     Attributes:
       step_axis: the mapped axis that `make_train_step` is to reduce over; None: there is none, with one device.
-      norm_axis: the mapped axis that BatchNorm is to average its statistics over; None: each device for itself.
+      sync_batch_norm: whether BatchNorm is to average its statistics over that axis.
     """
+
+    sync_batch_norm = True
 
     def __init__(self, devices: list[jax.Device]) -> None:
         """Lay the devices out on one axis, `data`."""
         self.step_axis: str | None = "data" if len(devices) > 1 else None
-        self.norm_axis = self.step_axis
         self.mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.sharded = NamedSharding(self.mesh, PartitionSpec("data"))
@@ -128,7 +129,7 @@ class Jit:
         State and window are donated. The loss is the step's mean.
 
         Args:
-          step: of `make_train_step` with our `step_axis`, and a model with our `norm_axis`.
+          step: of `make_train_step` with our `step_axis` and `sync_batch_norm`.
           make_batch: `make_batch(*arguments)` is part of the program.
         """
         windowed = windowed_step(step)
@@ -188,7 +189,7 @@ class Pmap(Jit):
         """Note whether BatchNorm's batch statistics are averaged over the devices (then equal to `jit`'s)."""
         super().__init__(devices)
         self.step_axis = "devices"
-        self.norm_axis = "devices" if sync_batch_norm else None
+        self.sync_batch_norm = sync_batch_norm
         local = [device for device in devices if device.process_index == jax.process_index()]
         self.local_devices = local
         self.per_device = NamedSharding(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.layers.dropout import masks_over
+from jaxcnn.layers import mapped_over
 from jaxcnn.models.base import Model
 from jaxcnn.tasks.classification import Classification, Sums
 from jaxcnn.train.frozen import frozen_batch_norm
@@ -41,6 +41,7 @@ def make_train_step(
     frozen: Sequence[str] = (),
     remat: bool = False,
     axis_name: str | None = None,
+    sync_batch_norm: bool = True,
 ) -> TrainStep:
     """Return `step(state, batch) -> (state, sums)`, not yet compiled.
 
@@ -55,14 +56,14 @@ def make_train_step(
       remat: compute the inner activations of blocks once more in the backward pass, in place of keeping them; see
         `blocks_of`. The same numbers up to rounding, in less memory and more time.
       axis_name: set where the step is the per-device view of a mapped program. Gradients and sums are then reduced
-        over that axis, in one collective; dropout is that of the global batch. So is BatchNorm where the model has
-        the same `axis_name`; otherwise it normalises per device, and its running statistics are averaged.
+        over that axis, in one collective; dropout is that of the global batch.
+      sync_batch_norm: whether BatchNorm is that of the global batch, too; otherwise it normalises each device's own
+        part, and its running statistics are averaged.
     """
-    synchronised = getattr(model, "axis_name", None) == axis_name
 
     def loss_of(params: Tree, batch_stats: Tree, batch: Batch, key: jax.Array):
         blocks = blocks_of(params) if remat else frozenset()
-        with frozen_batch_norm(frozen), masks_over(axis_name), rematerialised(blocks):
+        with frozen_batch_norm(frozen), mapped_over(axis_name, sync_batch_norm=sync_batch_norm), rematerialised(blocks):
             outputs, updated = model.apply(
                 {"params": params, "batch_stats": batch_stats},
                 batch["image"],
@@ -96,10 +97,10 @@ def make_train_step(
         loss, sums, grads = totals
         loss, grads = jax.tree.map(lambda x: x / accumulation_steps, (loss, grads))
         if axis_name is not None:
-            means = loss, grads, {} if synchronised else batch_stats
+            means = loss, grads, {} if sync_batch_norm else batch_stats
             means, sums = sum_over(axis_name, (means, sums))
             loss, grads, averaged = jax.tree.map(lambda x: x / jax.lax.axis_size(axis_name), means)
-            batch_stats = batch_stats if synchronised else averaged
+            batch_stats = batch_stats if sync_batch_norm else averaged
         rows = len(batch["label"]) * (1 if axis_name is None else jax.lax.axis_size(axis_name))
         share = rows / jnp.maximum(sums["count"], 1).astype(loss.dtype)
         loss, grads = jax.tree.map(lambda x: x * share.astype(x.dtype), (loss, grads))

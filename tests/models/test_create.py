@@ -14,12 +14,11 @@ def test_defaults_are_the_published_ones(name):
     model = create(name)
     assert model.num_classes == MODELS[name].num_classes
     assert model.dtype == jnp.float32
-    assert model.axis_name is None
 
 
 def test_options_reach_the_model():
-    model = create("resnet20", num_classes=7, dtype="bfloat16", axis_name="batch", shortcut="C", zero_gamma=True)
-    assert (model.num_classes, model.dtype, model.axis_name) == (7, jnp.bfloat16, "batch")
+    model = create("resnet20", num_classes=7, dtype="bfloat16", shortcut="C", zero_gamma=True)
+    assert (model.num_classes, model.dtype) == (7, jnp.bfloat16)
     assert (model.shortcut, model.zero_gamma, model.depths) == ("C", True, (3, 3, 3))
 
 
