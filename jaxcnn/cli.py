@@ -290,11 +290,10 @@ def _summary(arguments: list[str]) -> None:
 
     options, arguments = take_pairs("--options", arguments)
     parsed = parse(Arguments, "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
-    from jaxcnn.models import MODELS, create, summary
+    from jaxcnn.models import MODELS, checked_options, create, summary
 
-    if parsed.num_classes is not None:
-        options["num_classes"] = parsed.num_classes
-    model = create(parsed.name, **options)
+    num_classes = ... if parsed.num_classes is None else parsed.num_classes
+    model = create(parsed.name, num_classes, **checked_options(parsed.name, options))
     shape = MODELS[parsed.name].input_shape
     if parsed.input is not None:
         if parsed.input < 1:

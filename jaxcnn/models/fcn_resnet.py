@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dropout, resize_bilinear
-from jaxcnn.models.base import WithAux
+from jaxcnn.models.base import ModelEntry, WithAux
 from jaxcnn.models.resnet import ResNet, head_init
 
 
@@ -81,3 +81,9 @@ fcn_resnet101 = partial(FCNResNet, block="bottleneck", depths=(3, 4, 23, 3))
 
 # For tests: every kind of block in a second.
 fcn_resnet_tiny = partial(FCNResNet, block="bottleneck", depths=(1, 1, 1, 2), width=4, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1411.4038", year=2014, input_shape=(520, 520, 3), num_classes=21)
+MODELS = {
+    "fcn_resnet50": _entry(fcn_resnet50),
+    "fcn_resnet101": _entry(fcn_resnet101),
+}

@@ -30,7 +30,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.branches import Steps
 from jaxcnn.layers.initialisers import Constant, Initializer, VarianceScaling, lecun_uniform, zeros
-from jaxcnn.models.base import Model, WithAux
+from jaxcnn.models.base import Model, ModelEntry, WithAux
 
 # Table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 WIDTHS = {
@@ -157,3 +157,9 @@ googlenet_bn = partial(GoogLeNet, norm="batch", largest_kernel=3, last_pool=2, d
 
 # For tests.
 googlenet_tiny = partial(GoogLeNet, width=1 / 16, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1409.4842", year=2014, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "googlenet": _entry(googlenet),
+    "googlenet_bn": _entry(googlenet_bn),
+}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import Blocks, Branches, Chain, Conv, Dense, Dropout, Row, global_avg_pool, residual
 from jaxcnn.layers.branches import Steps
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 from jaxcnn.models.inception_v3 import V, avg_same, conv_factory, max_halving, stem_v3
 from jaxcnn.models.inception_v4 import conv_init, head_init, three_depths
 
@@ -124,3 +124,9 @@ inception_resnet_v2 = InceptionResNetV2
 
 # For tests.
 inception_resnet_v2_tiny = partial(InceptionResNetV2, depths=(1, 1, 2), width=1 / 16, num_classes=5)
+
+MODELS = {
+    "inception_resnet_v2": ModelEntry(
+        inception_resnet_v2, paper="1602.07261", year=2016, input_shape=(299, 299, 3), num_classes=1000
+    ),
+}

@@ -27,7 +27,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.branches import Steps
 from jaxcnn.layers.initialisers import Initializer, TruncatedNormal
-from jaxcnn.models.base import Model, WithAux
+from jaxcnn.models.base import Model, ModelEntry, WithAux
 
 # Name of a stage -> its layers.
 Stages = dict[str, Steps]
@@ -214,3 +214,9 @@ inception_v3 = InceptionV3
 inception_v3_tiny = partial(
     InceptionV3, pool_widths=(32,), widths_7x7=(128,), blocks_8x8=1, width=1 / 16, num_classes=5
 )
+
+MODELS = {
+    "inception_v3": ModelEntry(
+        inception_v3, paper="1512.00567", year=2015, input_shape=(299, 299, 3), num_classes=1000
+    ),
+}

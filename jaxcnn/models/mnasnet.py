@@ -24,7 +24,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_out
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 head_init = VarianceScaling(1 / 3, "fan_out", "uniform")
 
@@ -126,3 +126,12 @@ mnasnet_a1 = partial(MnasNet, variant="a1")
 
 # For tests: every kind of block in a second.
 mnasnet_tiny = partial(MnasNet, variant="a1", width=0.25, num_stages=3, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1807.11626", year=2018, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "mnasnet0_5": _entry(mnasnet0_5),
+    "mnasnet0_75": _entry(mnasnet0_75),
+    "mnasnet1_0": _entry(mnasnet1_0),
+    "mnasnet1_3": _entry(mnasnet1_3),
+    "mnasnet_a1": _entry(mnasnet_a1),
+}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import BatchNorm, Blocks, Conv, ConvNorm, Dense, Dropout, global_avg_pool, padding_of, round_channels
 from jaxcnn.layers.initialisers import TruncatedNormal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 kernel_init = TruncatedNormal(0.09)  # the authors' code
 
@@ -98,3 +98,9 @@ mobilenet_v1 = MobileNetV1
 
 # For tests: every kind of block in a second.
 mobilenet_v1_tiny = partial(MobileNetV1, width=0.25, depths=(1, 2), num_classes=5)
+
+MODELS = {
+    "mobilenet_v1": ModelEntry(
+        mobilenet_v1, paper="1704.04861", year=2017, input_shape=(224, 224, 3), num_classes=1000
+    ),
+}

@@ -24,7 +24,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import TruncatedNormal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 kernel_init = TruncatedNormal(0.09)  # the authors' code
 
@@ -95,3 +95,9 @@ mobilenet_v2 = MobileNetV2
 
 # For tests: every kind of block in a second.
 mobilenet_v2_tiny = partial(MobileNetV2, width=0.25, num_stages=2, num_classes=5)
+
+MODELS = {
+    "mobilenet_v2": ModelEntry(
+        mobilenet_v2, paper="1801.04381", year=2018, input_shape=(224, 224, 3), num_classes=1000
+    ),
+}

@@ -27,7 +27,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import TruncatedNormal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 kernel_init = TruncatedNormal(0.09)  # the authors' code
 
@@ -128,3 +128,9 @@ mobilenet_v3_small = partial(MobileNetV3, variant="small")
 
 # For tests: every kind of block in a second.
 mobilenet_v3_tiny = partial(MobileNetV3, variant="small", width=0.25, num_stages=3, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1905.02244", year=2019, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "mobilenet_v3_large": _entry(mobilenet_v3_large),
+    "mobilenet_v3_small": _entry(mobilenet_v3_small),
+}

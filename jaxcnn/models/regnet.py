@@ -29,7 +29,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import Normal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # That of the authors' code; the paper does not say. Kernels start He normal by fan_out, likewise.
 head_init = Normal(0.01)
@@ -166,3 +166,31 @@ regnet_y_32gf = partial(_y, depth=20, w0=232, wa=115.89, wm=2.53, group_width=23
 
 # For tests: two stages of two groups of 8, and 1 and 2 blocks.
 regnet_tiny = partial(_y, depth=3, w0=16, wa=8.0, wm=2.0, group_width=8, num_classes=5)
+
+_entry = partial(ModelEntry, paper="2003.13678", year=2020, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "regnet_x_200mf": _entry(regnet_x_200mf),
+    "regnet_x_400mf": _entry(regnet_x_400mf),
+    "regnet_x_600mf": _entry(regnet_x_600mf),
+    "regnet_x_800mf": _entry(regnet_x_800mf),
+    "regnet_x_1_6gf": _entry(regnet_x_1_6gf),
+    "regnet_x_3_2gf": _entry(regnet_x_3_2gf),
+    "regnet_x_4gf": _entry(regnet_x_4gf),
+    "regnet_x_6_4gf": _entry(regnet_x_6_4gf),
+    "regnet_x_8gf": _entry(regnet_x_8gf),
+    "regnet_x_12gf": _entry(regnet_x_12gf),
+    "regnet_x_16gf": _entry(regnet_x_16gf),
+    "regnet_x_32gf": _entry(regnet_x_32gf),
+    "regnet_y_200mf": _entry(regnet_y_200mf),
+    "regnet_y_400mf": _entry(regnet_y_400mf),
+    "regnet_y_600mf": _entry(regnet_y_600mf),
+    "regnet_y_800mf": _entry(regnet_y_800mf),
+    "regnet_y_1_6gf": _entry(regnet_y_1_6gf),
+    "regnet_y_3_2gf": _entry(regnet_y_3_2gf),
+    "regnet_y_4gf": _entry(regnet_y_4gf),
+    "regnet_y_6_4gf": _entry(regnet_y_6_4gf),
+    "regnet_y_8gf": _entry(regnet_y_8gf),
+    "regnet_y_12gf": _entry(regnet_y_12gf),
+    "regnet_y_16gf": _entry(regnet_y_16gf),
+    "regnet_y_32gf": _entry(regnet_y_32gf),
+}

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import Conv, ConvNorm, Dropout, global_avg_pool, max_pool
 from jaxcnn.layers.initialisers import Normal, VarianceScaling
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # The paper has none; this is torchvision's, He et al.'s (2015). The released network takes Caffe's "xavier", which
 # has half the variance: made for linear units.
@@ -97,3 +97,9 @@ squeezenet1_1 = partial(SqueezeNet, width=64, kernel_size=3, pool_before=(2, 4, 
 
 # For tests: every kind of block in a second.
 squeezenet_tiny = partial(SqueezeNet, width=8, kernel_size=3, pool_before=(2, 3), squeeze=(2, 4, 4), num_classes=5)
+
+_entry = partial(ModelEntry, paper="1602.07360", year=2016, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "squeezenet1_0": _entry(squeezenet1_0),
+    "squeezenet1_1": _entry(squeezenet1_1),
+}

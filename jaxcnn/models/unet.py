@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dropout, max_pool
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_in
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Section 3: deviation sqrt(2 / N), N being the incoming nodes of one neuron. An output of the 2x2 up-convolution
 # sees one of the kernel's four positions, so its N is a quarter of the kernel's fan.
@@ -144,3 +144,9 @@ unet_same = partial(UNet, padding="same", batch_norm=True, dropout_rate=0.0)
 
 # For tests: every kind of block in a second.
 unet_tiny = partial(UNet, widths=(4, 8, 8), num_classes=5)
+
+_entry = partial(ModelEntry, paper="1505.04597", year=2015, num_classes=2)
+MODELS = {
+    "unet": _entry(unet, input_shape=(572, 572, 1)),
+    "unet_same": _entry(unet_same, input_shape=(512, 512, 3)),
+}

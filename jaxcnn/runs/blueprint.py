@@ -12,7 +12,7 @@ import numpy as np
 from jaxcnn.data.order import batches_per_epoch
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
-from jaxcnn.models import create
+from jaxcnn.models import checked_options, create
 from jaxcnn.train.loop import Timetable
 from jaxcnn.train.optim import make_optimizer
 from jaxcnn.train.state import TrainState, create_state, init_key
@@ -45,13 +45,9 @@ class Blueprint:
         self.num_classes = experiment.model.num_classes or len(class_names)
         if self.num_classes < len(class_names):
             raise UsageError(f"model.num_classes is {self.num_classes}: the data set has {len(class_names)} classes")
-        options: dict[str, Any] = experiment.model.options
-        self.model = create(
-            experiment.model.name,
-            num_classes=self.num_classes,
-            dtype=experiment.model.dtype,
-            **options,
-        )
+        name = experiment.model.name
+        options = checked_options(name, experiment.model.options)
+        self.model = create(name, num_classes=self.num_classes, dtype=experiment.model.dtype, **options)
         self.timetable = _timetable(experiment, examples)
         self.key = jax.random.key(experiment.seed)
         self.images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
