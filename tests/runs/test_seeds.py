@@ -54,12 +54,11 @@ class Smooth(Model):
 
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
         x = Conv(4, 3, padding=1, use_bias=False, dtype=self.dtype, name="conv")(x)
-        x = jnp.tanh(BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype, name="bn")(x))
+        x = jnp.tanh(BatchNorm(not train, dtype=self.dtype, name="bn")(x))
         x = Dropout(0.1, deterministic=not train)(global_avg_pool(x))
         return x if self.num_classes is None else Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 

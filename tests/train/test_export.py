@@ -48,7 +48,7 @@ def test_the_training_step_of_resnet50(dtype, element):
 
 def test_the_program_over_a_mesh():
     parallel = Jit(jax.devices()[:4])
-    model = Toy(norm=True, axis_name=parallel.norm_axis)
+    model = Toy(norm=True)
     params = start(model, make_optimizer(OptimConfig(), ScheduleConfig(), 10, {})).params
     tx = make_optimizer(CONFIG, ScheduleConfig(), 10, params)
     state, window = parallel.place(start(model, tx)), parallel.window({})

@@ -41,8 +41,7 @@ from jaxcnn import (
 )
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import fingerprint
-from jaxcnn.layers import Dropout, StochasticDepth
-from jaxcnn.layers.dropout import masks_over
+from jaxcnn.layers import Dropout, StochasticDepth, mapped_over
 from jaxcnn.models import MODELS
 from jaxcnn.runs.folder import locked
 from jaxcnn.runs.session import Session
@@ -133,7 +132,8 @@ TASK, SGD = Classification(), optax.sgd(0.5)
 
 def one_step(parallel, model, data, **options):
     """Return the global state, window and loss after one compiled step."""
-    step = make_train_step(model, SGD, TASK, axis_name=parallel.step_axis, **options)
+    axes = {"axis_name": parallel.step_axis, "sync_batch_norm": parallel.sync_batch_norm}
+    step = make_train_step(model, SGD, TASK, **axes, **options)
     run = parallel.compile_train(step, lambda batch: batch)
     state, window, loss = run(parallel.place(start(model, SGD)), parallel.window({}), (data,))
     return parallel.view(state), parallel.view(window), loss
@@ -165,7 +165,7 @@ def test_pmap_without_synchronisation_normalises_on_each_device():
     assert_close(state.batch_stats, jax.tree.map(lambda x: x.mean(0), stats))
 
     whole, _, _ = one_step(Jit(jax.devices()[:1]), model, data)
-    together, _, _ = one_step(Pmap(jax.devices()[:4], sync_batch_norm=True), model.clone(axis_name="devices"), data)
+    together, _, _ = one_step(Pmap(jax.devices()[:4], sync_batch_norm=True), model, data)
     assert_close(together, whole)
     far = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), state.params, whole.params)
     assert max(jax.tree.leaves(far)) > 1e-3
@@ -197,7 +197,7 @@ def test_masks_of_rows_are_rows_of_the_mask():
     @jax.jit
     @partial(jax.shard_map, mesh=Jit(jax.devices()).mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
     def rows(x):
-        with masks_over("data"):
+        with mapped_over("data"):
             return dropped(x)
 
     def dropped(x):

@@ -21,15 +21,13 @@ class Toy(Model):
     dropout: float = 0.0
     num_classes: int = CLASSES
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
         for name in ("a", "b"):
             x = Conv(4, 3, padding=1, name=f"conv_{name}", dtype=self.dtype)(x)
             if self.norm:
-                axis_name = self.axis_name
-                x = BatchNorm(not train, axis_name=axis_name, dtype=self.dtype, name=f"bn_{name}")(x)
+                x = BatchNorm(not train, dtype=self.dtype, name=f"bn_{name}")(x)
             x = jnp.tanh(x)
         x = Dropout(self.dropout, deterministic=not train)(global_avg_pool(x))
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32))
