@@ -73,9 +73,7 @@ def parse(trees: Sequence[Any], command: str, description: str, words: Sequence[
     for name, option in options.items():
         value = getattr(found, name)
         said = name.upper() if name == positional else flag_of(name)
-        if value is not None and value != []:
-            given[option.tree][name] = _value(option.hint, value, said)
-        elif value == [] and name != positional:  # the option alone, which an empty list may be
+        if (value is not None and value != []) or (value == [] and name != positional):
             given[option.tree][name] = _value(option.hint, value, said)
         elif option.default is MISSING:
             raise UsageError(f"{said} is missing: see jaxcnn {command} --help")
@@ -191,7 +189,12 @@ def _add(group: Any, name: str, option: _Option, positional: bool) -> None:
         metavar = "|".join(names) if names else "VALUE"
         text = f"{text} (default: {_shown(option.default)})".replace("%%", "%").replace("%", "%%")
         group.add_argument(
-            flag_of(name), dest=name, action="extend" if _is_dict(kind) else "store", nargs="*", metavar=metavar, help=text
+            flag_of(name),
+            dest=name,
+            action="extend" if _is_dict(kind) else "store",
+            nargs="*",
+            metavar=metavar,
+            help=text,
         )
 
 

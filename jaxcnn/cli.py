@@ -429,13 +429,13 @@ def _cluster() -> dict[str, Any]:
 
 def example() -> "Experiment":
     """Return the experiment that `--help` shows where no file says what the defaults are."""
-    from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
+    from jaxcnn import DataConfig, Experiment, ModelConfig, Momentum, TrainConfig
 
     return Experiment(
         name="example",
         model=ModelConfig(name="lenet5"),
         data=DataConfig(source="digits"),
-        optim=OptimConfig(),
+        optim=Momentum(),
         train=TrainConfig(batch_size=64, epochs=10),
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
@@ -62,6 +62,15 @@ class Split:
         return self.images.shape[1:]
 
     @property
+    def shapes(self):
+        import jax
+
+        return {
+            "image": jax.ShapeDtypeStruct(self.images.shape[1:], self.images.dtype),
+            "label": jax.ShapeDtypeStruct((), np.int32),
+        }
+
+    @property
     def bad(self) -> Sequence[Bad]:
         """The examples that cannot be used."""
         return [self.unusable[index] for index in sorted(self.unusable)]
@@ -109,6 +118,35 @@ class Dataset:
     class_names: tuple[str, ...]
     note: str = ""
     """What a reader of its scores must know, such as that a split is only a part."""
+    fields: Any = None
+    norms: Any = None
+    streamed: bool = False
+    ignored: tuple = ()
+    augment: tuple = ()
+    last_batch: str = "continue"
+    config: Any = None
+
+    @property
+    def shapes(self):
+        return self.train.shapes
+
+    @property
+    def sizes(self):
+        return {n: len(s) for n, s in self.splits().items()}
+
+    def split(self, name):
+        from jaxcnn.errors import unknown
+
+        if name not in self.splits():
+            raise unknown("split", name, self.splits())
+        return self.splits()[name]
+
+    def describe(self):
+        from jaxcnn.data.description import Description
+
+        return Description(
+            self.fields, self.shapes, self.sizes, self.norms, self.streamed, self.augment, self.last_batch
+        )
 
     def splits(self) -> dict[str, Examples]:
         """Return the splits there are, by their purpose."""

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from jaxtyping import Array, Float32, Key
 
 from jaxcnn.data.augment import AnyArray, augment, normalize
-from jaxcnn.data.config import DataConfig
 
 
 class Norms(NamedTuple):
@@ -16,7 +15,7 @@ class Norms(NamedTuple):
 
 
 def training_batch(
-    batch: dict[str, Array], key: Key[Array, ""], norms: Norms, config: DataConfig, num_classes: int
+    batch: dict[str, Array], key: Key[Array, ""], norms: Norms, augmentation, fields
 ) -> dict[str, Array]:
     """Return a batch augmented as `config` says, and normalised.
 
@@ -30,10 +29,9 @@ def training_batch(
     Returns:
         The batch with image float32; and, where examples were mixed, target float32 [batch, classes].
     """
-    batch = augment(config.augment, key, batch, num_classes)
+    batch = augment(augmentation, key, batch, len(fields["label"].class_names))
     return {**batch, "image": normalize(batch["image"], norms.mean, norms.std)}
 
 
-def eval_batch(image: Array, label: Array, mask: Array, norms: Norms) -> dict[str, Array]:
-    """Return a batch to score: normalised."""
-    return {"image": normalize(image, norms.mean, norms.std), "label": label, "mask": mask}
+def eval_batch(batch, norms):
+    return {**batch, "image": normalize(batch["image"], norms.mean, norms.std)}

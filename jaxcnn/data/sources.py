@@ -24,19 +24,27 @@ from jaxcnn.errors import UsageError, unknown
 Poll = Callable[[], None]
 
 
-def load(config: DataConfig, poll: Poll = lambda: None) -> Dataset:
-    """Return the data set that `config` describes: in memory, or streamed where it is too large for that.
+def load(config, *, source=None, finder=None, like=None, streamed=None, norms=None, poll=lambda: None):
+    from jaxcnn.data.dataset import normalisation
+    from jaxcnn.data.fields import Image, Label
+    from jaxcnn.data.prepared import Norms
 
-    Args:
-        config: what to load.
-        poll: called for each image that is decoded; what it raises ends the loading.
-
-    Raises:
-        UsageError: where the source lacks what was asked for, naming it.
-        RunError: more examples are bad than `bad_limit` allows.
-    """
     store = open_store(config, poll)
-    return take(config, store, streams(config, store), poll)
+    streamed = streams(config, store) if streamed is None else streamed
+    data = take(config, store, streamed, poll)
+    if norms is None:
+        norms = Norms(*normalisation(config, data.train, poll))
+    fields = {"image": Image(data.train.image_shape[-1]), "label": Label(data.class_names)}
+    return replace(
+        data,
+        fields=fields,
+        norms=norms,
+        streamed=streamed,
+        ignored=store.ignored,
+        augment=config.augment,
+        last_batch=config.last_batch,
+        config=config,
+    )
 
 
 def open_store(config: DataConfig, poll: Poll = lambda: None) -> Store:

@@ -62,6 +62,12 @@ class Reader:
         return len(self.records)
 
     @property
+    def shapes(self):
+        import jax
+
+        return {"image": jax.ShapeDtypeStruct(self.image_shape, np.uint8), "label": jax.ShapeDtypeStruct((), np.int32)}
+
+    @property
     def bad(self) -> Sequence[Bad]:
         """The examples that cannot be used, among those decoded so far."""
         return self._bad.in_order()

@@ -191,3 +191,7 @@ def _float_type(dtype: Any) -> Any:
     if found is None or not jnp.issubdtype(found, jnp.floating):
         raise unknown("compute dtype", str(dtype), ("float32", "bfloat16", "float16", "float64"))
     return found
+
+
+from jaxcnn.models.base import WithAux
+from jaxcnn.models.calls import apply, build, init

@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-def run(
-    experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = ""
-) -> "Run":
+def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> "Run":
     """Train an experiment and return its run; one that was interrupted goes on, a finished one is returned.
 
     A run that was computed by another program, because code has changed since, is left as it is, and the experiment
@@ -142,13 +140,15 @@ def resume(
       RunError, Stopped: as `run`.
     """
     found = load_run(folder, code=code)
-    finder = found.finder if experiment is None else replace(experiment.finder, folders=(*experiment.finder.folders, *code))
+    finder = (
+        found.finder if experiment is None else replace(experiment.finder, folders=(*experiment.finder.folders, *code))
+    )
     say = _sayer(progress)
     if experiment is not None and experiment.train.seeds != 1:
         raise UsageError(f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one")
     differ = [] if experiment is None else experiments.differences(experiment, found.experiment)
     assert experiment is not None or not differ
-    if differ and not {*differ} <= {"train.steps", "train.epochs"} or (differ and not found.folder.finished):
+    if (differ and not {*differ} <= {"train.steps", "train.epochs"}) or (differ and not found.folder.finished):
         raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")  # type: ignore[arg-type]
     experiment = experiment or found.experiment
     path, sources = Path(folder), sources_of(experiment, finder)
@@ -353,7 +353,7 @@ def evaluate(
         if views == "center":
             metrics = trainer.evaluate(examples, state).metrics
         else:
-            metrics = score_views(trainer, state.variables, examples, views, experiment.data, scales)
+            metrics = score_views(trainer, state.variables, examples, views, scales)
     return {f"{split}/{name}": float(value) for name, value in metrics.items()}
 
 

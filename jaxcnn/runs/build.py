@@ -1,6 +1,5 @@
 """From what an experiment names to objects: network, task, data, weights to start from."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import jax

@@ -94,9 +94,7 @@ class Record:
             state, wait = self._begin(own_step=train_step is None)
             if self._shown is None:
                 table = trainer.timetable
-                bar = TrainProgress(
-                    table.total_steps, self.position.step, table.batch_size, enabled=self._progress
-                )
+                bar = TrainProgress(table.total_steps, self.position.step, table.batch_size, enabled=self._progress)
                 self._shown = stack.enter_context(bar)
             self._open()
             with self._noting():
@@ -144,9 +142,7 @@ class Record:
                 reports = reports + self._write_identity()
                 (self.folder.path / "result.json").unlink(missing_ok=True)  # of a stop
                 self.folder.checkpoints.drop_after(position.step)
-                self._log = Log(
-                    self.folder.path, position.step, tensorboard=self.trainer.checkpoint.tensorboard
-                )
+                self._log = Log(self.folder.path, position.step, tensorboard=self.trainer.checkpoint.tensorboard)
         ignored = self.trainer.data.ignored
         if ignored:
             listed = f"{', '.join(ignored[:_LISTED])}{', ...' if len(ignored) > _LISTED else ''}"

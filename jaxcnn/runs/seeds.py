@@ -127,7 +127,9 @@ class _Seeds:
         rate = len(trainers) * table.batch_size
         with TrainProgress(table.total_steps, 0, rate, enabled=self.progress) as shown:
             told = SeedsProgress(shown)
-            shown.say(f"training seeds {', '.join(map(str, seeds))} together ({self.mode}); numbers are means over them")
+            shown.say(
+                f"training seeds {', '.join(map(str, seeds))} together ({self.mode}); numbers are means over them"
+            )
             if self.mode == "vmap":
                 way = Together(trainers[0].step, trainers[0].inputs, len(trainers), trainers[0].parallel)
                 work = [partial(self._one, n, trainer, told, way) for n, trainer in enumerate(trainers)]

@@ -29,7 +29,7 @@ from jaxcnn.train.callbacks import find_callback
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.evaluate import Scores, evaluate
 from jaxcnn.train.inputs import Inputs, batch_like
-from jaxcnn.train.loop import Timetable, fit
+from jaxcnn.train.loop import Timetable
 from jaxcnn.train.optim import make_optimizer, standard_promotion
 from jaxcnn.train.optimizers import find_optimizer
 from jaxcnn.train.parallel import Parallel, check_parts, gathered
@@ -323,19 +323,17 @@ class Trainer:
         if state is None:
             raise UsageError("there is no state to evaluate: call fit() first, or give one")
         batch_size = self.parallel.round_up(min(self.eval.batch_size, len(examples)))
-        step = partial(self._scored, self._eval_step, state.variables)
+        step = partial(self._eval_step, state.variables)
         return evaluate(step, eval_batches(examples, batch_size), self.task, examples, self.poll)
 
     @cached_property
     def _eval_step(self) -> Callable:
-        return self._compiled(make_eval_step(self.model, self.task))
+        return self.compiled(make_eval_step(self.model, self.task))
 
-    def _compiled(self, step: Callable) -> Callable:
-        """Return a step over variables and a batch as it is stored."""
-        return self.parallel.compile_eval(step, lambda inputs: eval_batch(*inputs))
-
-    def _scored(self, step: Callable, variables: Any, batch: Mapping[str, Any]) -> Any:
-        return step(variables, (dict(batch), self.inputs.shared["norms"]))
+    def compiled(self, step: Callable) -> Callable:
+        """Return `run(variables, batch)`: a step over a batch as it is stored on the host, compiled."""
+        run, norms = self.parallel.compile_eval(step, lambda given: eval_batch(*given)), self.inputs.shared["norms"]
+        return lambda variables, batch: run(variables, (dict(batch), norms))
 
     def recompute_batch_stats(self, state: TrainState) -> TrainState:
         """Return the state with BatchNorm's statistics exact over the training images, which are not augmented.
@@ -345,7 +343,7 @@ class Trainer:
         """
         if not state.batch_stats:
             return state
-        step = partial(self._scored, self._compiled(make_moments_step(self.model, self.task)), state.variables)
+        step = partial(self.compiled(make_moments_step(self.model, self.task)), state.variables)
         batches = whole_batches(self.data.train, self.train.batch_size)
         found = exact_batch_stats(step, batches, self.poll)
         return state.replace(batch_stats=self.parallel.place(found))  # type: ignore[attr-defined]

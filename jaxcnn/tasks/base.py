@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -132,4 +131,3 @@ def kept_dtype(array: Any) -> np.ndarray:
     if found.dtype == jnp.bfloat16 or np.issubdtype(found.dtype, np.floating):
         return found.astype(np.float64)
     return found.astype(np.uint64 if found.dtype.kind == "u" else np.int64)
-

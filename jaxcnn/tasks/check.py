@@ -27,9 +27,7 @@ def check_fields(task: Task, fields: Fields) -> None:
             raise UsageError(f"{_name(task)} needs {name} ({kind.__name__}) in each example: these data have {shown}")
 
 
-def check_model(
-    task: Task, model: nn.Module, variables: Tree, batch_of: Callable[[int], Tree], fields: Fields
-) -> None:
+def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callable[[int], Tree], fields: Fields) -> None:
     """Trace a model and its task on shapes.
 
     Args:
@@ -83,9 +81,7 @@ def _check_metrics(task: Task, sums: Tree, collects: bool) -> None:
     try:
         metrics = {"loss": 1.0, **task.metrics(ones)}
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UsageError(
-            f"{_name(task)}.metrics does not fit its sums {_shapes(sums)}: {_line(error)}"
-        ) from error
+        raise UsageError(f"{_name(task)}.metrics does not fit its sums {_shapes(sums)}: {_line(error)}") from error
     for name, value in metrics.items():
         if np.ndim(value):
             raise UsageError(f"{_name(task)}.metrics: {name} has shape {list(np.shape(value))}, expected a number")

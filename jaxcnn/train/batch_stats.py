@@ -5,7 +5,7 @@ its way through the network; what each BatchNorm is given on the way is put toge
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn

@@ -36,7 +36,9 @@ class Stop:
 class Function(Protocol):
     """A callback."""
 
-    def __call__(self, step: int, metrics: Mapping[str, float], state: "TrainState") -> Mapping[str, float] | Stop | None:
+    def __call__(
+        self, step: int, metrics: Mapping[str, float], state: "TrainState"
+    ) -> Mapping[str, float] | Stop | None:
         """See the module."""
 
 

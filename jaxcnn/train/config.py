@@ -57,7 +57,9 @@ class TrainConfig(Config, at="train"):
         if self.steps is None and self.epochs is None:
             raise UsageError("train.steps and train.epochs are both None: give one of them")
         if self.frozen and self.recompute_batch_stats:
-            raise UsageError("train.recompute_batch_stats would change the statistics that train.frozen keeps: give one")
+            raise UsageError(
+                "train.recompute_batch_stats would change the statistics that train.frozen keeps: give one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,5 +82,3 @@ class CheckpointConfig(Config, at="checkpoint"):
     """Newest checkpoints kept, beside the best."""
     tensorboard: bool = True
     """Write TensorBoard events, too."""
-
-

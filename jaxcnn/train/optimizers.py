@@ -1,6 +1,6 @@
 """The optimisers of the field, each a value with its own settings and no others.
 
-    Experiment(..., optim=Momentum(momentum=0.9, nesterov=True))
+Experiment(..., optim=Momentum(momentum=0.9, nesterov=True))
 """
 
 import inspect

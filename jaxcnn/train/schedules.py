@@ -117,9 +117,7 @@ class StepDecay(Warmed, at="schedule"):
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
         """See `Schedule`."""
         if self.boundaries[-1] >= total_steps:
-            raise UsageError(
-                f"schedule.boundaries is {self.boundaries}: expected steps below the {total_steps} in all"
-            )
+            raise UsageError(f"schedule.boundaries is {self.boundaries}: expected steps below the {total_steps} in all")
         return super().make(learning_rate, total_steps)
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
@@ -271,14 +269,7 @@ class Plateau(Warmed, at="schedule"):
 
 
 AnySchedule = Annotated[
-    Constant
-    | StepDecay
-    | ExponentialDecay
-    | InverseTimeDecay
-    | PolynomialDecay
-    | CosineDecay
-    | OneCycle
-    | Plateau,
+    Constant | StepDecay | ExponentialDecay | InverseTimeDecay | PolynomialDecay | CosineDecay | OneCycle | Plateau,
     Open("a schedule", "make"),
 ]
 """One of ours; or by name a function of `step`, or one that returns such a function: it is given its options and, where
