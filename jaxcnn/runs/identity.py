@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import jaxcnn
 from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data import Description
@@ -35,7 +34,7 @@ from jaxcnn.train.inputs import batch_like
 from jaxcnn.train.state import create_state, init_key
 from jaxcnn.train.step import make_eval_step, make_train_step
 
-_ROOM = Path(jaxcnn.__file__).parent
+_ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # What images are decoded and resized by.
 _DECODERS = ("numpy", "pillow", "opencv-python-headless", "simplejpeg")

@@ -5,7 +5,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,9 +28,6 @@ from jaxcnn.train.progress import Shown, TrainProgress
 from jaxcnn.train.state import TrainState, params_sha256
 from jaxcnn.train.step import Sums
 
-if TYPE_CHECKING:
-    from jaxcnn.runs.trainer import Trainer
-
 # Bad examples of a split that `result.json` names, and files that are no examples that a message does.
 _BAD_NAMED, _LISTED = 100, 5
 
@@ -44,7 +41,7 @@ class Record:
 
     def __init__(
         self,
-        trainer: "Trainer",
+        trainer: Any,
         folder: Path | None,
         *,
         progress: bool = True,
@@ -58,7 +55,7 @@ class Record:
         """Nothing is read or written before `train`.
 
         Args:
-          trainer: what is to be trained.
+          trainer: what is to be trained: a `runs.Trainer`, which lies above.
           folder: of the run; None: it has none.
           progress: show progress on stderr.
           shown: where to show it; None: a bar of its own.
@@ -375,7 +372,7 @@ class Record:
             self._shown.doing(what)
 
 
-def check_data(folder: RunFolder, trainer: "Trainer") -> None:
+def check_data(folder: RunFolder, trainer: Any) -> None:
     """Compare the trainer's data, and the weights it starts from, with those that the run began with, if it did.
 
     Raises:
@@ -395,7 +392,7 @@ def check_data(folder: RunFolder, trainer: "Trainer") -> None:
             raise UsageError(f"{folder.path}: the {name} examples are not those it began with")
 
 
-def checksums(trainer: "Trainer") -> dict[str, Any]:
+def checksums(trainer: Any) -> dict[str, Any]:
     """Return what tells a trainer's data and weights from others."""
     found = {name: split.fingerprint() for name, split in trainer.data.splits().items()}
     return {"sha256": found, "weights_sha256": trainer.weights_sha256}
