@@ -74,7 +74,7 @@ def find_folder(experiment: Experiment, runs_dir: str | Path, finder: Finder, sa
     """
     sources = sources_of(experiment, finder)
     first = run_folder(experiment, runs_dir)
-    there = [RunFolder(path) for path in sorted(first.parent.glob(f"{first.name}*")) if path.is_dir()]
+    there = [RunFolder(path) for path in (first, *sorted(first.parent.glob(f"{first.name}-*")))]
     there = [folder for folder in there if folder.has("program") and folder.has("data")]
     for folder in there:
         if sources.sha256 in folder.read("program")["sources"]:
@@ -86,7 +86,8 @@ def find_folder(experiment: Experiment, runs_dir: str | Path, finder: Finder, sa
             return folder.path, sources
         told = f"{folder.path} was computed by another program ({differs})"
     if told:
-        number = next(n for n in range(2, 10**6) if not (first.parent / f"{first.name}-{n}").exists())
+        taken = {folder.path.name for folder in there}
+        number = next(n for n in range(2, len(taken) + 3) if f"{first.name}-{n}" not in taken)
         first = first.parent / f"{first.name}-{number}"
         say(f"{told}: trained anew in {first}")
     return first, sources

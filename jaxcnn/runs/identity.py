@@ -8,9 +8,11 @@ makes batches on the host, without comments.
 
 import ast
 import hashlib
+import inspect
 import json
 import os
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -145,7 +147,7 @@ def programs_of(
       finder: of its parts.
       platform: that the programs are lowered for; None: this process's.
     """
-    platform = platform or jax.default_backend()
+    platform = platform or {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     alike = {name: value for name, value in experiments.material(experiment).items() if name not in ("seed", "name")}
     key = json.dumps([sources.sha256, platform, alike, data.to_json()], sort_keys=True)
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -198,7 +200,7 @@ def trace(experiment: Experiment, data: Description, finder: Finder, platform: s
         "the evaluation": (score, (variables, stored, norms)),
     }
     lowered = {name: _program(function, like, platform) for name, (function, like) in parts.items()}
-    return Programs(platform, lowered, _host_code(experiment, finder))
+    return Programs(platform, lowered, _host_code(experiment, finder, trainer))
 
 
 def _program(function: Callable, like: tuple, platform: str) -> Program:
@@ -218,23 +220,25 @@ def _program(function: Callable, like: tuple, platform: str) -> Program:
     return Program(hashlib.sha256("\n".join(lines).encode()).hexdigest(), operations)
 
 
-def _host_code(experiment: Experiment, finder: Finder) -> str:
-    """Return the SHA-256 of the code that makes batches before the devices are given them, without comments."""
-    room = _ROOM / "data"
+def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
+    """Return the SHA-256 of the code that makes batches and metrics on the host, without comments."""
+    room, source = _ROOM / "data", experiment.data.source
     traced = {"transforms", "augment.py", "survey.py", "fields.py"}
     stores = {path.stem for path in (room / "stores").glob("*.py")} - {"records", "__init__"}
-    source = experiment.data.source
     others = {name for name in stores if not name.startswith(source)}
     paths = [
         path
         for path in sorted(room.rglob("*.py"))
         if path.relative_to(room).parts[0] not in traced and path.stem not in others
     ]
-    digest = hashlib.sha256("\n".join(_versions(_DECODERS)).encode())
-    own = [name for name in (source,) if ":" in name]
-    for path in [*paths, *finder.sources(own).values()]:
-        digest.update(_without_comments(path.read_text()).encode())
-    return digest.hexdigest()
+    own = finder.sources([source] if ":" in source else [])
+    texts = [path.read_text() for path in [*paths, *own.values()]]
+    parts = [trainer.task.metrics, trainer.task.score, *trainer.callbacks]
+    for part in parts:
+        code = part if inspect.isroutine(part) or isinstance(part, type) else type(part)
+        texts.append(textwrap.dedent(inspect.getsource(code)))
+    lines = [*_versions(_DECODERS), *map(_without_comments, texts), *map(repr, experiment.train.callbacks)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @cache

@@ -19,7 +19,7 @@ from jaxcnn.runs.environment import environment
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Finished
-from jaxcnn.train.callbacks import Stop
+from jaxcnn.train.callbacks import Stop, of_run
 from jaxcnn.train.evaluate import Scores
 from jaxcnn.train.log import Log
 from jaxcnn.train.loop import NonFinite, Position, fit
@@ -74,6 +74,7 @@ class Record:
         self._started, self._identify = time.perf_counter() if started is None else started, identify
         self._log: Log | None = None
         self._told: dict[str, set[str]] = {}
+        self._callbacks = [of_run(callback) for callback in trainer.callbacks]
 
     def train(self, train_step: Any = None, whole: Any = lambda state: state) -> dict[str, float]:
         """Train to the end, from where the folder stands, and return the final metrics.
@@ -151,7 +152,7 @@ class Record:
         for row in before:
             if row["step"] <= position.step:
                 self.trainer.rows.append(row)
-                for callback in self.trainer.callbacks:
+                for callback in self._callbacks:
                     if hasattr(callback, "replay"):
                         callback.replay(row["step"], {name: row[name] for name in row if name != "step"})
 
@@ -309,7 +310,7 @@ class Record:
     def _write(self, step: int, row: dict[str, float], state: TrainState, rate: float = 0.0) -> str:
         """Write a row with what callbacks add to it, and return why one asks for the end."""
         asked = ""
-        for callback in self.trainer.callbacks:
+        for callback in self._callbacks:
             answer = callback(step, dict(row), state)
             if isinstance(answer, Stop):
                 asked, answer = asked or answer.reason or "a callback asked for it", answer.metrics

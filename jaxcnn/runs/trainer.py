@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # Steps between the moments at which several processes agree on whether a signal came to one of them.
 _AGREE_EVERY = 10
 # What belongs to the devices, or to one seed.
-_COMPILED = frozenset({"inputs", "train_step", "_eval_step", "_create_state"})
+_COMPILED = frozenset({"inputs", "train_step", "_eval_step", "_create_state", "_norms"})
 
 
 class Trainer:
@@ -235,7 +235,11 @@ class Trainer:
     def inputs(self) -> Inputs:
         """What each step is given."""
         train, total = self.train, self.timetable.total_steps
-        return Inputs(self.data, train.batch_size, total, self.key, self.parallel)
+        return Inputs(self.data, self._norms, train.batch_size, total, self.key, self.parallel)
+
+    @cached_property
+    def _norms(self) -> Any:
+        return self.parallel.place(self.data.norms)
 
     @cached_property
     def train_step(self) -> Callable:
@@ -252,7 +256,7 @@ class Trainer:
         other: Trainer = object.__new__(Trainer)
         own: dict[str, Any] = {"seed": seed, "key": jax.random.key(seed), "rows": [], "state": None}
         if device is None:
-            shared = ("train_step", "_eval_step", "_create_state", "variables_like")
+            shared = ("train_step", "_eval_step", "_create_state", "_norms", "variables_like")
             own |= {name: getattr(self, name) for name in shared}
             own["inputs"] = self.inputs.of_seed(own["key"])
         else:
@@ -280,7 +284,8 @@ class Trainer:
         from jaxcnn.runs.record import Record
 
         record = Record(self, None if folder is None else Path(folder), progress=progress)
-        with self.stop, contextlib.nullcontext() if record.folder is None else record.folder.locked():
+        self.rows.clear()
+        with StopFlag() as self.stop, contextlib.nullcontext() if record.folder is None else record.folder.locked():
             return record.train()
 
     def stop_requested(self, step: int) -> int | None:
@@ -332,7 +337,7 @@ class Trainer:
 
     def compiled(self, step: Callable) -> Callable:
         """Return `run(variables, batch)`: a step over a batch as it is stored on the host, compiled."""
-        run, norms = self.parallel.compile_eval(step, lambda given: eval_batch(*given)), self.inputs.shared["norms"]
+        run, norms = self.parallel.compile_eval(step, lambda given: eval_batch(*given)), self._norms
         return lambda variables, batch: run(variables, (dict(batch), norms))
 
     def recompute_batch_stats(self, state: TrainState) -> TrainState:

@@ -88,21 +88,29 @@ Callback = Annotated[EarlyStopping, Open("a callback", "__call__")]
 """One of ours, or a user's own."""
 
 
-def find_callback(callback: Any, finder: Finder) -> Function:
-    """Return one of `Callback` as the function of one run; what a part names is found.
+def find_callback(callback: Any, finder: Finder) -> Any:
+    """Return one of `Callback` as a value; what a part names is found.
 
     Raises:
-      UsageError: there is no such part, or it cannot be called.
+      UsageError: there is no such part, or it takes no options.
     """
-    found = callback
-    if isinstance(callback, Part):
-        found = finder.find(callback.name)
-        if isinstance(found, type):
-            found = call(callback.name, found, callback.options)
-        elif callback.options:
-            raise UsageError(f"{callback.name} takes no options: only a class does, as a callback")
-    if hasattr(found, "start"):
-        found = found.start()
+    if not isinstance(callback, Part):
+        return callback
+    found = finder.find(callback.name)
+    if isinstance(found, type):
+        return call(callback.name, found, callback.options)
+    if callback.options:
+        raise UsageError(f"{callback.name} takes no options: only a class does, as a callback")
+    return found
+
+
+def of_run(callback: Any) -> Function:
+    """Return the function of one run.
+
+    Raises:
+      UsageError: it cannot be called.
+    """
+    found = callback.start() if hasattr(callback, "start") else callback
     if not callable(found):
         raise UsageError(f"callback {found!r} cannot be called: expected a function of (step, metrics, state)")
     return found

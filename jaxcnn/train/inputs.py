@@ -34,11 +34,14 @@ class StepInputs:
 class Inputs:
     """The training stream of one seed."""
 
-    def __init__(self, data: Dataset, batch_size: int, steps: int, key: jax.Array, parallel: Parallel) -> None:
+    def __init__(
+        self, data: Dataset, norms: Any, batch_size: int, steps: int, key: jax.Array, parallel: Parallel
+    ) -> None:
         """Put the training split on the devices where it is in memory; nothing is read before it is asked for.
 
         Args:
           data: the data set.
+          norms: of it, on the devices.
           batch_size: of all devices together.
           steps: in all.
           key: from which order, crops and augmentation are drawn.
@@ -46,7 +49,7 @@ class Inputs:
         """
         self.data, self.batch_size, self.steps, self.parallel = data, batch_size, steps, parallel
         arrays = parallel.place(Arrays.of(data.train)) if isinstance(data.train, Split) else None
-        self.shared = {"norms": parallel.place(data.norms), "arrays": arrays}
+        self.shared = {"norms": norms, "arrays": arrays}
         self.failure: RunError | None = None
         self._take(key)
 
