@@ -1,11 +1,12 @@
 """The last part of every batch's way to the network, the same for all data paths: part of the compiled step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float32, Key
 
 from jaxcnn.data.augment import AnyArray, augment, normalize
 from jaxcnn.data.config import DataConfig
+from jaxcnn.data.fields import Fields, Image, Label
 
 
 class Norms(NamedTuple):
@@ -16,8 +17,8 @@ class Norms(NamedTuple):
 
 
 def training_batch(
-    batch: dict[str, Array], key: Key[Array, ""], norms: Norms, config: DataConfig, num_classes: int
-) -> dict[str, Array]:
+    batch: dict[str, Any], key: Key[Array, ""], norms: Norms, config: DataConfig, num_classes: int
+) -> dict[str, Any]:
     """Return a batch augmented as `config` says, and normalised.
 
     Args:
@@ -30,8 +31,9 @@ def training_batch(
     Returns:
         The batch with image float32; and, where examples were mixed, target float32 [batch, classes].
     """
-    batch = augment(config.augment, key, batch, num_classes)
-    return {**batch, "image": normalize(batch["image"], norms.mean, norms.std)}
+    fields: Fields = {"image": Image(batch["image"].shape[-1]), "label": Label(tuple(map(str, range(num_classes))))}
+    changed = augment(config.augment, key, batch, fields)
+    return {**changed, "image": normalize(changed["image"], norms.mean, norms.std)}
 
 
 def eval_batch(image: Array, label: Array, mask: Array, norms: Norms) -> dict[str, Array]:
