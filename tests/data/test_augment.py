@@ -1,6 +1,7 @@
 """What all transforms have in common, the order they are applied in, and normalisation."""
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -34,7 +35,7 @@ from jaxcnn.data.augment import (
 from jaxcnn.data.fields import Image, Label, Value
 from jaxcnn.data.transforms.base import Transform
 from jaxcnn.errors import UsageError
-from jaxcnn.typed import NotNegative, Part, check, variants
+from jaxcnn.typed import NotNegative, Part, check, set_fields, to_json, variants
 
 # One of each kind that changes something, and one that changes nothing.
 PAIRS = {
@@ -353,6 +354,15 @@ def test_what_ones_own_must_return(transform, message):
 def test_what_is_no_transform(transform):
     with pytest.raises(UsageError, match=r"is no transform: expected Flip\(\), or a function \(key, batch, fields\)"):
         augment((transform,), KEY, BATCH, FIELDS)
+
+
+@each
+def test_json_and_back(transform):
+    written = json.loads(json.dumps(to_json(transform)))
+    assert check(Augmentation, written, "x") == transform and written["kind"] == transform.kind
+    assert check(Augmentation, transform.kind, "x") == type(transform)()
+    named = {"kind": transform.kind, **dict(set_fields(transform))}
+    assert check(Augmentation, named, "x") == transform
 
 
 def test_a_transform_is_a_value():

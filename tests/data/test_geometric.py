@@ -235,6 +235,16 @@ def test_mirrored_twice_is_as_before(name, seed):
     leaves_equal(before, moved(name, seed, moved(name, seed, before)))
 
 
+@pytest.mark.parametrize("transform", [Flip(probability=0.0), PadCrop(pad=0), Affine(), RandAugment(magnitude=0)])
+def test_what_does_not_move_keeps_its_bits(transform):
+    batch = planted(16, 16, 0)
+    corners = np.sort(np.random.default_rng(0).uniform(0, 16, (COUNT, 3, 2, 2)).astype(np.float32), axis=2)
+    batch["boxes"]["corners"] = jnp.asarray(corners.reshape(COUNT, 3, 4))
+    found = augment((transform,), jax.random.key(0), batch, FIELDS)
+    leaves_equal(batch["boxes"], found["boxes"])
+    np.testing.assert_array_equal(found["map"], batch["map"])
+
+
 @dataclass(frozen=True)
 class Right(Geometric):
     """Moves all to the right."""

@@ -112,9 +112,8 @@ def _matrix(name: str, magnitude: float, height: int, width: int) -> tuple[float
 
 def recolour(images: Pixels, what: Operation) -> Pixels:
     """Return the images after what one operation each, with the batch as leading axis, does to their colours."""
-    wait = (
-        jax.lax.optimization_barrier
-    )  # else XLA computes a pixel anew for each one that reads it: four times the time
+    # Without the barriers XLA computes a pixel anew for each one that reads it: four times the time.
+    wait = jax.lax.optimization_barrier
     images = wait(enhance(images, what.base, what.factor))
     return look_up(images, wait(make_tables(images, what.mask, what.threshold, what.table)))
 

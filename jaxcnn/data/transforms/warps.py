@@ -172,11 +172,11 @@ def warp(images: Images, matrix: Int32[Array, "batch 6"], fill: int, interpolati
 def warp_points(matrix: Int32[Array, "batch 6"], xy: Points) -> Points:
     """Return where points land in what `warp` makes of the images: the inverse of where it reads."""
     a, b, c, d, e, f = (matrix[:, n, None].astype(jnp.float32) / 2**16 for n in range(6))
-    x, y = xy[..., 0] - c, xy[..., 1] - f
+    x, y = xy[..., 0] - (c - (a + b) / 2), xy[..., 1] - (f - (d + e) / 2)  # from corners, not from middles of pixels
     scale = 1 / (product(a, e) - product(b, d))
     across = product(product(e, x) - product(b, y), scale)
     down = product(product(a, y) - product(d, x), scale)
-    return jnp.stack([across, down], axis=-1) + 0.5
+    return jnp.stack([across, down], axis=-1)
 
 
 def _read(images: Images, x: Int32[Array, "batch h w"], y: Int32[Array, "batch h w"]) -> Images:
