@@ -8,6 +8,7 @@ A batch is a mapping from the same names to arrays with the examples first (of b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Boxes:
     class_names: tuple[str, ...]
     most: int
     """Rows of each example in a batch."""
+    least_share: float = 0.1
+    """An object of which a move of the image leaves less than this share, by area, holds no longer; 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,4 @@ class Value:
 
 Field = Image | Label | ClassMap | Boxes | Value
 Fields = Mapping[str, Field]
+Batch = Mapping[str, Any]
