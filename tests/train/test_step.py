@@ -117,9 +117,9 @@ def test_average_of_the_parameters_by_its_closed_form():
 
 def test_clipping_bounds_the_whole_gradient():
     def move(clip):
-        config = OptimConfig(name="sgd", learning_rate=0.5, clip_norm=clip)
+        config = SGD(learning_rate=0.5, clip_norm=clip)
         state = start(Toy(), SGD)
-        tx = make_optimizer(config, ScheduleConfig(), 10, state.params)
+        tx = make_optimizer(config, Constant(), 10, state.params)
         state = start(Toy(), tx)
         after, _ = compiled(Toy(), tx)(state, batch(6))
         return jax.tree.map(lambda a, b: a - b, after.params, state.params)
@@ -142,8 +142,8 @@ def test_the_optimiser_is_given_the_mean_loss():
 
 
 def test_plateau_cuts_the_rate_of_a_loss_that_stands_still():
-    schedule = ScheduleConfig(name="plateau", factor=0.5, window=1, patience=2)
-    config = OptimConfig(name="sgd", learning_rate=1e-12)
+    schedule = Plateau(factor=0.5, window=1, patience=2)
+    config = SGD(learning_rate=1e-12)
     tx = make_optimizer(config, schedule, 20, start(Toy(), SGD).params)
     step, state = compiled(Toy(), tx), start(Toy(), tx)
     for _ in range(8):
