@@ -63,5 +63,5 @@ def evaluate(
 
 def metrics_of(task: Task, totals: Any, collected: Any) -> dict[str, float]:
     """Return a task's metrics of a whole split; `loss` is the mean of its losses, where it gives no other."""
-    mean = float(totals["loss"]) / max(float(totals["count"]), 1.0)
+    mean = float(totals["loss"]) / (float(totals["count"]) or 1.0)
     return {"loss": mean, **task.metrics(totals["task"]), **task.score(collected)}

@@ -130,7 +130,7 @@ class Totals:
             raise NonFinite("the loss", step)
         wide = [kept_dtype(leaf) for leaf in leaves]
         self.leaves = [a + b for a, b in zip(self.leaves, wide, strict=True)] if self.leaves else wide
-        return float(np.asarray(sums["loss"])) / max(float(np.asarray(sums["count"])), 1.0)
+        return float(np.asarray(sums["loss"])) / (float(np.asarray(sums["count"])) or 1.0)
 
     def take(self) -> Sums:
         """Return the sums since this was last called, and begin anew."""

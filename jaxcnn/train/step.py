@@ -105,7 +105,8 @@ def make_train_step(
                 batch_stats = jax.tree.map(lambda x: x / lax.axis_size(axis_name), apart)
         grads, sums = totals
         # Divided once: a part or a device may have more that counts than another.
-        count = jnp.maximum(sums["count"], 1)
+        count = sums["count"]
+        count = jnp.where(count == 0, jnp.ones_like(count), count)
         loss, grads = jax.tree.map(lambda x: x / count.astype(x.dtype), (sums["loss"], grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
@@ -115,7 +116,7 @@ def make_train_step(
             ema = jax.tree.map(lambda is_fixed, kept, new: kept if is_fixed else new, fixed, params, ema)
         if norms:
             found = {"gradient": grads, "update": updates, "parameters": params}
-            sums = {**sums, "norms": {name: optax.global_norm(tree) for name, tree in found.items()}}
+            sums = {**sums, "norms": {name: optax.tree.norm(tree) for name, tree in found.items()}}
         state = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )

@@ -29,16 +29,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from toys import SHAPE, Toy, assert_close, assert_same_bits, batch, host, start
 
-from jaxcnn import (
-    CheckpointConfig,
-    DataConfig,
-    Experiment,
-    Flip,
-    ModelConfig,
-    OptimConfig,
-    PadCrop,
-    TrainConfig,
-)
+from jaxcnn import (CheckpointConfig, Classification, DataConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, TrainConfig)
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import fingerprint
 from jaxcnn.layers import Dropout, StochasticDepth, mapped_over
@@ -56,7 +47,7 @@ LENET = Experiment(
     name="lenet",
     model=ModelConfig(name="lenet5"),
     data=DataConfig(source="digits", image_size=28, augment=(PadCrop(pad=2), Flip())),
-    optim=OptimConfig(name="momentum", learning_rate=0.05, weight_decay=1e-4),
+    optim=Momentum(learning_rate=0.05, weight_decay=1e-4),
     train=TrainConfig(batch_size=64, steps=STEPS, log_every=1, label_smoothing=0.1),
     checkpoint=CheckpointConfig(tensorboard=False),
 )
@@ -376,7 +367,7 @@ def test_two_processes(tmp_path, mode):
 def test_two_processes_with_batch_norm(tmp_path, monkeypatch, mode):
     # A learning rate so small that what a ReLU's kink makes of rounding stays far below the tolerance.
     train = replace(RESNET.train, parallel=mode, recompute_batch_stats=True, accumulation_steps=2)
-    gentle = replace(RESNET, train=train, optim=OptimConfig(name="momentum", learning_rate=1e-5))
+    gentle = replace(RESNET, train=train, optim=Momentum(learning_rate=1e-5))
     codes, said = finish(cluster(tmp_path, gentle))
     assert codes == [0, 0], said
     np.testing.assert_allclose(logged_losses(tmp_path), losses(gentle, parallel="jit", devices=1), rtol=1e-5)

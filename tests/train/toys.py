@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import Model
-from jaxcnn.train.state import create_state
+from jaxcnn.train.state import create_state, init_key
 
 SHAPE, CLASSES = (6, 6, 2), 3
 
@@ -38,7 +38,15 @@ def images(n):
 
 
 def start(model, tx, *, ema=False, seed=0):
-    return create_state(model, tx, jax.random.key(seed), images(1), ema=ema)
+    key = jax.random.key(seed)
+    return create_state(model.init(init_key(key), images(1)), tx, key, ema=ema)
+
+
+def state_like(model, tx, images, *, ema=False):
+    """Return the shapes of a state."""
+    return jax.eval_shape(
+        lambda key: create_state(model.init(init_key(key), images), tx, key, ema=ema), jax.random.key(0)
+    )
 
 
 def batch(n, seed=0):
