@@ -31,17 +31,17 @@ class Experiment(Config, at=""):
     """The network."""
     data: DataConfig
     """The data set and what is done to its examples."""
-    task: AnyTask = Classification()
+    task: AnyTask = field(default_factory=Classification)
     """What is asked of the network."""
     optim: AnyOptimizer
     """The optimiser."""
-    schedule: AnySchedule = Constant()
+    schedule: AnySchedule = field(default_factory=Constant)
     """The learning rate's course."""
     train: TrainConfig
     """Length, batches, devices."""
-    eval: EvalConfig = EvalConfig()
+    eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
     seed: Annotated[int, Interval(least=0, most=LAST_SEED)] = 0
     """The one source of randomness."""
@@ -146,9 +146,8 @@ def _references(values: Any, name: str = "") -> Iterator[str]:
     elif isinstance(values, list):
         for value in values:
             yield from _references(value, name)
-    elif isinstance(values, str) and is_reference(values):
-        if name.endswith(".kind") or name in (".model.name", ".data.source"):
-            yield values
+    elif isinstance(values, str) and (name.endswith(".kind") or name in (".model.name", ".data.source")):
+        yield from [values] * is_reference(values)
 
 
 def load_experiment(path: str | Path) -> Experiment:

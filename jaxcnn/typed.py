@@ -173,7 +173,10 @@ def hints(kind: Any) -> dict[str, Any]:
 
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
-    found = typing.get_type_hints(kind, include_extras=True)
+    names: dict[str, Any] = {}  # of the modules that it was made in: sys.modules has not those of a user's parts
+    for one in reversed(kind.__mro__):
+        names |= getattr(one.__init__, "__globals__", {})
+    found = typing.get_type_hints(kind, names, include_extras=True)
     return {one.name: found[one.name] for one in dataclasses.fields(kind) if one.init}
 
 
@@ -325,7 +328,7 @@ def _check_fields(kind: Any, value: Any, name: str) -> Any:
     prefix, found = name + "." if name else "", hints(kind)
     for key in value:
         if key not in found:
-            raise unknown("field", f"{prefix}{key}", [prefix + one for one in found])
+            raise unknown("field", key, found, prefix)
     for one in dataclasses.fields(kind):
         optional = (one.default, one.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
         if one.name not in value and not optional:

@@ -1,7 +1,7 @@
 """What a user's functions may do while a run trains: look, add metrics, ask for a stop.
 
 A callback is a function of (step, metrics, state), called with each row of the log: of training ("train/loss"), of an
-evaluation ("val/loss"), and at the end ("test/loss"). It returns None; or metrics to add to the row, by name; or `Stop`.
+evaluation ("val/loss"), and at the end ("test/loss"). It returns None, or metrics to add to the row by name, or `Stop`.
 
     def gradient_free(step, metrics, state):
         return {"largest": max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(state.params))}

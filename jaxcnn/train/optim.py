@@ -57,18 +57,6 @@ def make_optimizer(
     return standard_promotion(tx)
 
 
-def _chain(optim: Optimizer, rate: optax.Schedule, params_like: Any) -> optax.GradientTransformation:
-    mask: Any = False  # Optax reads it as nowhere
-    if optim.weight_decay or optim.trusts or optim.decay != Optimizer.decay:
-        mask = matching("optim.decay", optim.decay, params_like)
-    parts: list[optax.GradientTransformation] = []
-    if optim.clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    if optim.weight_decay and not optim.places_decay:
-        parts.append(optim.decayed(mask))
-    return optax.chain(*parts, optim.rule(rate, mask, params_like))
-
-
 def matching(field: str, patterns: Sequence[str], params_like: Any) -> Any:
     """Return a tree of bools: whether a parameter's path, such as `stage1/conv1/kernel`, matches a pattern.
 

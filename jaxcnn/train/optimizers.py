@@ -3,7 +3,6 @@
 Experiment(..., optim=Momentum(momentum=0.9, nesterov=True))
 """
 
-import inspect
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,7 +12,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, call
+from jaxcnn.parts import Finder, arguments_of, call
 from jaxcnn.train.delta_bar_delta import delta_bar_delta
 from jaxcnn.typed import Config, Fraction, NotNegative, Open, Part, Positive, check
 
@@ -69,8 +68,8 @@ class SGD(Optimizer, at="optim"):
 class Momentum(Optimizer, at="optim"):
     """Heavy ball (Polyak 1964), or Nesterov's look ahead (Sutskever et al. 2013).
 
-    As torch: v = m v + g, then w -= rate v. Caffe, and so He et al., keep the rate inside, v = m v + rate g, w -= v: the
-    same at a constant rate, a larger update for some 1 / (1 - m) steps after each cut.
+    As torch: v = m v + g, then w -= rate v. Caffe, and so He et al., keep the rate inside, v = m v + rate g, w -= v:
+    the same at a constant rate, a larger update for some 1 / (1 - m) steps after each cut.
     """
 
     kind: Literal["momentum"] = "momentum"
@@ -99,7 +98,7 @@ class Adagrad(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class RMSProp(Optimizer, at="optim"):
-    """Tieleman and Hinton 2012, as TensorFlow: the rate is inside the velocity, v = m v + rate g / sqrt(mean square)."""
+    """Tieleman and Hinton 2012, as TensorFlow: the rate is in the velocity, v = m v + rate g / sqrt(mean square)."""
 
     kind: Literal["rmsprop"] = "rmsprop"
     momentum: Fraction = 0.0
@@ -127,10 +126,9 @@ class RMSProp(Optimizer, at="optim"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(Optimizer, at="optim"):
-    """Kingma and Ba 2015."""
+class Adaptive(Optimizer, at="optim"):
+    """What Adam and those made of it have in common."""
 
-    kind: Literal["adam"] = "adam"
     beta1: Fraction = 0.9
     """Part of the mean gradient kept per step."""
     beta2: Fraction = 0.999
@@ -138,28 +136,32 @@ class Adam(Optimizer, at="optim"):
     eps: Positive = 1e-8
     """Keeps divisions finite."""
 
-    def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
-        return optax.adam(rate, self.beta1, self.beta2, self.eps)
+    def direction(self) -> optax.GradientTransformation:
+        """Return Adam's rule without a learning rate."""
+        return optax.scale_by_adam(self.beta1, self.beta2, self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Optimizer, at="optim"):
+class Adam(Adaptive, at="optim"):
+    """Kingma and Ba 2015."""
+
+    kind: Literal["adam"] = "adam"
+
+    def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
+        """See `Optimizer`."""
+        return optax.chain(self.direction(), optax.scale_by_learning_rate(rate))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adaptive, at="optim"):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
     places_decay: ClassVar[bool] = True
-    beta1: Fraction = 0.9
-    """Part of the mean gradient kept per step."""
-    beta2: Fraction = 0.999
-    """Part of the mean squared gradient kept per step."""
-    eps: Positive = 1e-8
-    """Keeps divisions finite."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        direction = optax.scale_by_adam(self.beta1, self.beta2, self.eps)
-        return optax.chain(direction, self.decayed(mask), optax.scale_by_learning_rate(rate))
+        return optax.chain(self.direction(), self.decayed(mask), optax.scale_by_learning_rate(rate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,28 +186,22 @@ class LARS(Optimizer, at="optim"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LAMB(Optimizer, at="optim"):
+class LAMB(Adaptive, at="optim"):
     """You et al. 2020."""
 
     kind: Literal["lamb"] = "lamb"
     places_decay: ClassVar[bool] = True
     trusts: ClassVar[bool] = True
-    beta1: Fraction = 0.9
-    """Part of the mean gradient kept per step."""
-    beta2: Fraction = 0.999
-    """Part of the mean squared gradient kept per step."""
     eps: Positive = 1e-6
-    """Keeps divisions finite."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        direction = optax.scale_by_adam(self.beta1, self.beta2, self.eps)
         trust_ratio = optax.masked(optax.scale_by_trust_ratio(), mask)
-        return optax.chain(direction, self.decayed(mask), trust_ratio, optax.scale_by_learning_rate(rate))
+        return optax.chain(self.direction(), self.decayed(mask), trust_ratio, optax.scale_by_learning_rate(rate))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(Optimizer, at="optim"):
+class Muon(Adaptive, at="optim"):
     """Jordan et al. 2024: orthogonal updates of parameters of two or more axes, Adam's of the others.
 
     A kernel counts as the matrix that multiplies patches: HWIO as (h * w * in, out). Orthogonal updates are scaled by
@@ -217,40 +213,31 @@ class Muon(Optimizer, at="optim"):
     places_decay: ClassVar[bool] = True
     momentum: Fraction = 0.95
     """Part of the velocity kept per step."""
-    beta1: Fraction = 0.9
-    """Part of the mean gradient kept per step, for parameters of one axis."""
-    beta2: Fraction = 0.999
-    """Part of the mean squared gradient kept per step, likewise."""
-    eps: Positive = 1e-8
-    """Keeps divisions finite."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        return optax.chain(self._direction(params_like), self.decayed(mask), optax.scale_by_learning_rate(rate))
 
-    def _direction(self, params_like: Any) -> optax.GradientTransformation:
         def as_matrix(x: Any) -> MuonDimensionNumbers:
             return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
 
         def like_adam(update: jax.Array) -> jax.Array:
             return 0.2 * math.sqrt(max(math.prod(update.shape[:-1]), update.shape[-1])) * update
 
+        def matrices(tree: Any) -> Any:
+            return jax.tree.map(as_matrix, tree)
+
         orthogonal = optax.chain(
-            scale_by_muon(
-                beta=self.momentum,
-                eps=self.eps,
-                weight_dimension_numbers=lambda tree: jax.tree.map(as_matrix, tree),
-            ),
+            scale_by_muon(beta=self.momentum, eps=self.eps, weight_dimension_numbers=matrices),
             optax.stateless(lambda updates, _: jax.tree.map(like_adam, updates)),
         )
-        adam = optax.scale_by_adam(self.beta1, self.beta2, self.eps)
         labels = jax.tree.map(lambda p: "muon" if len(p.shape) >= 2 else "adam", params_like)
-        return optax.partition({"muon": orthogonal, "adam": adam}, labels)
+        direction = optax.partition({"muon": orthogonal, "adam": self.direction()}, labels)
+        return optax.chain(direction, self.decayed(mask), optax.scale_by_learning_rate(rate))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaBarDelta(Optimizer, at="optim"):
-    """A learning rate for every parameter (Jacobs 1988); they start from the full one, the schedule scales all alike."""
+    """A learning rate for every parameter (Jacobs 1988): all start from the full one, and the schedule scales all."""
 
     kind: Literal["delta_bar_delta"] = "delta_bar_delta"
     kappa: NotNegative = 0.01
@@ -280,20 +267,19 @@ and, where it has such an argument, `learning_rate`, the schedule."""
 class _Own(Optimizer, at="optim"):
     """A user's transformation, or function that returns one, as an optimiser."""
 
-    part: Any
+    part: Part
     found: Any
     learning_rate: Any
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
         """See `Optimizer`."""
-        name, made = self.part.name, self.found
+        name, options, made = self.part.name, self.part.options, self.found
         if not hasattr(made, "update"):
-            given = {} if self.learning_rate is None else {"learning_rate": rate}
-            made = call(name, made, dict(self.part.options) | given)
-        elif self.part.options:
-            raise UsageError(f"{name} is made already: it takes no options, such as {min(self.part.options)!r}")
+            made = call(name, made, options if self.learning_rate is None else options | {"learning_rate": rate})
+        elif options:
+            raise UsageError(f"{name} is made already: it takes no options, such as {min(options)!r}")
         if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
-            raise UsageError(f"{name} gives a {type(made).__name__}: expected an optax.GradientTransformation")
+            raise UsageError(f"{name} gives {made!r:.80}: expected an optax.GradientTransformation")
         takes_loss = isinstance(made, optax.GradientTransformationExtraArgs)
         kind = optax.GradientTransformationExtraArgs if takes_loss else optax.GradientTransformation
         return kind(made.init, made.update)
@@ -307,14 +293,12 @@ def find_optimizer(optim: Any, finder: Finder) -> Optimizer:
     """
     if not isinstance(optim, Part):
         return optim
-    found, rate = finder.find(optim.name), None
+    name, found, rate = optim.name, finder.find(optim.name), None
     if isinstance(found, type) and issubclass(found, Optimizer):
-        return call(optim.name, found, optim.options)
-    if callable(found) and not hasattr(found, "update"):
-        takes = inspect.signature(found).parameters
-        if "learning_rate" in takes:
-            rate = optim.options.get("learning_rate", takes["learning_rate"].default)
-            if not isinstance(rate, int | float):
-                raise UsageError(f"{optim.name} takes a learning_rate: give it among its options, such as 0.1")
-            rate = check(Positive, rate, f"learning_rate of {optim.name}")
+        return call(name, found, optim.options)
+    if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(name, found)):
+        rate = optim.options.get("learning_rate", takes["learning_rate"].default)
+        if not isinstance(rate, int | float):
+            raise UsageError(f"{name} takes a learning_rate: give it among its options, such as 0.1")
+        rate = check(Positive, rate, f"learning_rate of {name}")
     return _Own(part=optim, found=found, learning_rate=rate)

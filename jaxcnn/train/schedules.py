@@ -6,11 +6,9 @@ Steps are optimiser steps, counted from 0. A warm-up takes the first `warmup_ste
 full learning rate, and those that run to the end of training (polynomial, cosine) share out the steps that remain.
 """
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +17,7 @@ from jaxtyping import Array, Float
 from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, call
+from jaxcnn.parts import Finder, arguments_of, call
 from jaxcnn.typed import Config, Count, CountOrZero, Inside, Interval, NotNegative, Open, Part, Positive, check
 
 AtLeast1 = Annotated[float, Interval(least=1)]
@@ -27,6 +25,9 @@ AtLeast1 = Annotated[float, Interval(least=1)]
 
 class Schedule(Config, at="schedule"):
     """A learning rate by the step. A user's own may be a frozen dataclass of this kind, with a `make`."""
+
+    goes_on: ClassVar[bool] = False
+    """Whether no step's rate depends on how many there are in all, so that a finished run can be continued."""
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
         """Return the rate by the step (int32 scalar, also traced).
@@ -39,11 +40,6 @@ class Schedule(Config, at="schedule"):
             UsageError: the settings do not go with these.
         """
         raise NotImplementedError
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether no step's rate depends on how many there are in all, so that a finished run can be continued."""
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +82,7 @@ class Constant(Warmed, at="schedule"):
     """The learning rate as it is."""
 
     kind: Literal["constant"] = "constant"
-
-    @property
-    def goes_on(self) -> bool:
-        """See `Schedule`."""
-        return True
+    goes_on: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +90,7 @@ class StepDecay(Warmed, at="schedule"):
     """Times `factor` at each boundary (He et al. 2015)."""
 
     kind: Literal["step"] = "step"
+    goes_on: ClassVar[bool] = True
     boundaries: tuple[Count, ...]
     """Steps from which the rate is cut once more: (32000, 48000) cuts the update of step 32000 first. Counted from the
     start of training, warm-up included."""
@@ -125,21 +118,27 @@ class StepDecay(Warmed, at="schedule"):
         cuts = {boundary - self.warmup_steps: self.factor for boundary in self.boundaries}
         return optax.piecewise_constant_schedule(learning_rate, cuts)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Decaying(Warmed, at="schedule"):
+    """A schedule that falls by `decay_rate` every `decay_steps`."""
+
+    decay_steps: Count | None = None
+    """Steps over which `decay_rate` applies once. None: those after the warm-up."""
+
     @property
-    def goes_on(self) -> bool:
+    def goes_on(self) -> bool:  # type: ignore[override]
         """See `Schedule`."""
-        return True
+        return self.decay_steps is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialDecay(Warmed, at="schedule"):
+class ExponentialDecay(Decaying, at="schedule"):
     """Times `decay_rate` every `decay_steps`."""
 
     kind: Literal["exponential"] = "exponential"
     decay_rate: Inside = 0.1
     """What the rate is multiplied by."""
-    decay_steps: Count | None = None
-    """Steps over which that happens once. None: those after the warm-up."""
     staircase: bool = False
     """Hold the rate for `decay_steps` and then drop, as in the Inception recipes."""
     end_value: NotNegative = 0.0
@@ -147,38 +146,23 @@ class ExponentialDecay(Warmed, at="schedule"):
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
         """See `Warmed`."""
+        every = self.decay_steps or steps
         return optax.exponential_decay(
-            learning_rate,
-            self.decay_steps or steps,
-            self.decay_rate,
-            staircase=self.staircase,
-            end_value=self.end_value,
+            learning_rate, every, self.decay_rate, staircase=self.staircase, end_value=self.end_value
         )
-
-    @property
-    def goes_on(self) -> bool:
-        """See `Schedule`."""
-        return self.decay_steps is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class InverseTimeDecay(Warmed, at="schedule"):
+class InverseTimeDecay(Decaying, at="schedule"):
     """Divided by 1 + decay_rate * step / decay_steps ("1/t", Robbins and Monro 1951)."""
 
     kind: Literal["inverse_time"] = "inverse_time"
     decay_rate: NotNegative = 0.1
     """How fast it falls."""
-    decay_steps: Count | None = None
-    """Steps over which `decay_rate` applies once. None: those after the warm-up."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
         """See `Warmed`; the one that Optax lacks."""
         return lambda step: learning_rate / (1 + self.decay_rate * step / (self.decay_steps or steps))
-
-    @property
-    def goes_on(self) -> bool:
-        """See `Schedule`."""
-        return self.decay_steps is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +219,7 @@ class Plateau(Warmed, at="schedule"):
     """Times `factor` where the training loss stops falling. Every step's loss counts, those of the warm-up too."""
 
     kind: Literal["plateau"] = "plateau"
+    goes_on: ClassVar[bool] = True
     factor: Inside = 0.1
     """What the rate is multiplied by."""
     window: Count = 100
@@ -262,11 +247,6 @@ class Plateau(Warmed, at="schedule"):
             min_scale=self.end_value / learning_rate,
         )
 
-    @property
-    def goes_on(self) -> bool:
-        """See `Schedule`."""
-        return True
-
 
 AnySchedule = Annotated[
     Constant | StepDecay | ExponentialDecay | InverseTimeDecay | PolynomialDecay | CosineDecay | OneCycle | Plateau,
@@ -281,14 +261,30 @@ class _Own(Schedule):
     """A user's function as a schedule."""
 
     part: Part
-    function: Callable[..., Any]
+    function: Any
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
         """See `Schedule`."""
-        if "step" in inspect.signature(self.function).parameters:
-            return partial(self.function, **self.part.options)
-        offered = {"learning_rate": learning_rate, "total_steps": total_steps}
-        return call(self.part.name, self.function, self.part.options, offered)
+        name, options, function = self.part.name, self.part.options, self.function
+        by_step = "step" in arguments_of(name, function)
+        if not by_step:
+            function = call(name, function, options, {"learning_rate": learning_rate, "total_steps": total_steps})
+            if not callable(function):
+                raise UsageError(f"{name} gives {function!r:.80}: expected a function of step")
+
+        def rate(step: Any) -> Any:
+            return call(name, function, options, {"step": step}) if by_step else call(name, partial(function, step), {})
+
+        with jax.numpy_dtype_promotion("standard"):  # it fails now, in one line, or not at all
+            found = jax.eval_shape(rate, jax.ShapeDtypeStruct((), jnp.int32))
+        if jnp.shape(found) != ():
+            raise UsageError(f"{name} gives {jnp.shape(found)} numbers for a step: expected one")
+        return rate
+
+    @property
+    def goes_on(self) -> bool:  # type: ignore[override]
+        """See `Schedule`."""
+        return "total_steps" not in arguments_of(self.part.name, self.function)
 
 
 def find_schedule(schedule: Any, finder: Finder) -> Schedule:
@@ -300,11 +296,9 @@ def find_schedule(schedule: Any, finder: Finder) -> Schedule:
     if not isinstance(schedule, Part):
         return schedule
     found = finder.find(schedule.name)
-    if isinstance(found, type):
-        return call(schedule.name, found, schedule.options)
     if not callable(found):
-        raise UsageError(f"{schedule.name} is a {type(found).__name__}: expected a function of step")
-    return _Own(schedule, found)
+        raise UsageError(f"{schedule.name} is {found!r:.80}: expected a function of step")
+    return call(schedule.name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
 
 
 def make_schedule(schedule: Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:
