@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 
 
+# Choices that an error lists in full.
+_LISTED = 24
+
+
 class UsageError(ValueError):
     """A mistake in what was asked for. The command line prints the message alone and exits with 2."""
 

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data import Description, check_images, eval_batches
+from jaxcnn.data.images import preprocessing
 from jaxcnn.data.prepared import eval_batch
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
@@ -265,7 +266,7 @@ class Run:
     @property
     def preprocessing(self) -> Preprocessing:
         """From an image file to the network's input, as the run's own images came to be."""
-        return self.description.preprocessing(self.experiment.data)
+        return preprocessing(self.description.shapes["image"].shape, self.experiment.data, *self.description.norms)
 
     @cached_property
     def trainer(self) -> Trainer:

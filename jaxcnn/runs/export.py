@@ -12,6 +12,7 @@ from jaxcnn import weights
 from jaxcnn.data.prepared import eval_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.files import write_atomically
+from jaxcnn.parts import is_reference
 from jaxcnn.runs.api import Run, load_run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,12 +44,14 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder} cannot be a folder for the files: {error.strerror}") from error
+    classes = getattr(found.model, "num_classes", None)
+    own = {"num_classes": classes} if is_reference(config.name) and classes is not None else {}
     paths = folder / "model.safetensors", folder / "model.stablehlo"
     weights.save(
         paths[0],
         variables,
         model=config.name,
-        options=config.options,
+        options=own | config.options,
         preprocessing=found.preprocessing,
         class_names=found.description.class_names or None,
     )
