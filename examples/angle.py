@@ -40,7 +40,7 @@ class Net(nn.Module):
         """Return the cosine and the sine of twice the angle: 0 and 180 degrees are one."""
         for features in (16, 32, 64):
             x = nn.relu(nn.Conv(features, (3, 3), strides=2)(x))
-        return nn.Dense(2)(x.reshape(len(x), -1))
+        return nn.Dense(2)(x.reshape(x.shape[0], -1))
 
 
 @dataclass(frozen=True, kw_only=True)

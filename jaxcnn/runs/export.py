@@ -71,4 +71,12 @@ def _module(run: Run, variables: object) -> jax.export.Exported:
     like = run.description.shapes["image"]
     batch, *_ = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *like.shape), like.dtype)
-    return jax.export.export(jax.jit(outputs), platforms=PLATFORMS)(images)
+    try:
+        return jax.export.export(jax.jit(outputs), platforms=PLATFORMS)(images)
+    except TypeError as error:
+        if "_DimExpr" not in str(error):
+            raise
+        raise UsageError(
+            f"{type(model).__name__} cannot be exported for any number of images, as it takes theirs for a whole number: "
+            "write x.shape[0] for len(x)"
+        ) from error

@@ -99,7 +99,7 @@ class TwoHeads(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.relu(nn.BatchNorm(use_running_average=not train)(nn.Conv(8, (3, 3), strides=2)(x)))
-        x = nn.Dropout(0.1, deterministic=not train)(x).reshape(len(x), -1)
+        x = nn.Dropout(0.1, deterministic=not train)(x).reshape(x.shape[0], -1)
         return {"digit": nn.Dense(10)(x), "odd": nn.Dense(1)(x)[:, 0]}
 
 @dataclass(frozen=True, kw_only=True)
