@@ -291,6 +291,7 @@ def _summary(arguments: list[str]) -> None:
     options, arguments = take_pairs("--options", arguments)
     parsed = parse(Arguments, "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
     from jaxcnn.models import MODELS, checked_options, create, summary
+    from jaxcnn.models.trace import added
 
     num_classes = ... if parsed.num_classes is None else parsed.num_classes
     model = create(parsed.name, num_classes, **checked_options(parsed.name, options))
@@ -301,8 +302,8 @@ def _summary(arguments: list[str]) -> None:
         shape = (parsed.input, parsed.input, shape[2])
     found = (summary.stage_rows if parsed.stages else summary.summarize)(model, shape)
 
-    def numbers(params: int, macs: int, sees: str, memory: int) -> tuple[str, ...]:
-        return f"{params:,}", _mega(macs), sees, f"{memory / 2**20:,.2f} MiB"
+    def numbers(params: int | None, macs: int | None, sees: str, memory: int | None) -> tuple[str, ...]:
+        return _field(params), _mega(macs), sees, "-" if memory is None else f"{memory / 2**20:,.2f} MiB"
 
     rows = [
         (
@@ -313,7 +314,7 @@ def _summary(arguments: list[str]) -> None:
         )
         for row in found
     ]
-    sums = [sum(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]
+    sums = [added(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]
     rows.append(("total", "", "", *numbers(sums[0], sums[1], "", sums[2])))
     header = ["stage" if parsed.stages else "layer", "kind", "output", "parameters", "MACs", "sees", "activations"]
     print(f"{parsed.name}, one image of {_by(shape)}")
@@ -324,8 +325,8 @@ def _by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _mega(macs: int) -> str:
-    return f"{macs / 1e6:,.1f} M"
+def _mega(macs: int | None) -> str:
+    return "-" if macs is None else f"{macs / 1e6:,.1f} M"
 
 
 def _field(pixels: int | None) -> str:
