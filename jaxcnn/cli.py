@@ -288,6 +288,7 @@ def _summary(arguments: list[str]) -> None:
     from jaxcnn.models.config import ModelConfig
     from jaxcnn.parts import Finder
     from jaxcnn.runs.build import find_model
+    from jaxcnn.models.trace import added
 
     published = MODELS[parsed.name].input_shape if parsed.name in MODELS else (224, 224, 3)
     config = ModelConfig(name=parsed.name, num_classes=parsed.num_classes, options=parsed.options)
@@ -297,8 +298,8 @@ def _summary(arguments: list[str]) -> None:
     shape = (parsed.input * 2 + published[2:] if len(parsed.input) == 1 else parsed.input) or published
     found = (summary.stage_rows if parsed.stages else summary.summarize)(model, shape)
 
-    def numbers(params: int, macs: int, sees: str, memory: int) -> tuple[str, ...]:
-        return f"{params:,}", _mega(macs), sees, f"{memory / 2**20:,.2f} MiB"
+    def numbers(params: int | None, macs: int | None, sees: str, memory: int | None) -> tuple[str, ...]:
+        return _field(params), _mega(macs), sees, "-" if memory is None else f"{memory / 2**20:,.2f} MiB"
 
     rows = [
         (
@@ -309,7 +310,7 @@ def _summary(arguments: list[str]) -> None:
         )
         for row in found
     ]
-    sums = [sum(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]
+    sums = [added(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]
     rows.append(("total", "", "", *numbers(sums[0], sums[1], "", sums[2])))
     header = ["stage" if parsed.stages else "layer", "kind", "output", "parameters", "MACs", "sees", "activations"]
     print(f"{parsed.name}, one image of {_by(shape)}")
@@ -320,8 +321,8 @@ def _by(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _mega(macs: int) -> str:
-    return f"{macs / 1e6:,.1f} M"
+def _mega(macs: int | None) -> str:
+    return "-" if macs is None else f"{macs / 1e6:,.1f} M"
 
 
 def _field(pixels: int | None) -> str:

@@ -130,6 +130,7 @@ def measure(name: str, mode: Mode, batch_size: int, arguments: Arguments, peer: 
         assert peer is not None
         peer.ask("drop", id=number)
     parameters, macs = totals(create(name), MODELS[name].input_shape)
+    assert macs is not None  # of layers of ours
     flops = 2.0 * macs * batch_size * (3 if mode == "train" else 1)
     memory = jax.devices()[0].memory_stats()
     return {

@@ -8,7 +8,6 @@ from types import EllipsisType
 from typing import Any, Literal
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models import (
@@ -41,6 +40,7 @@ from jaxcnn.models import (
     zfnet,
 )
 from jaxcnn.models.base import Model, ModelEntry
+from jaxcnn.models.calls import checked_num_classes, float_type
 
 __all__ = ["FAMILIES", "MODELS", "Model", "ModelEntry", "checked_options", "create", "family_of", "options"]
 
@@ -114,11 +114,9 @@ def create(
     entry = MODELS[name]
     if num_classes is ...:
         num_classes = entry.num_classes
-    if isinstance(num_classes, np.integer):
-        num_classes = int(num_classes)
-    if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
-        raise UsageError(f"num_classes={num_classes!r}: expected an integer of at least 1, or None for features")
-    return entry.factory(num_classes=num_classes, dtype=_float_type(dtype), **variant)
+    if num_classes is not None:
+        num_classes = checked_num_classes(num_classes)
+    return entry.factory(num_classes=num_classes, dtype=float_type(dtype), **variant)
 
 
 def options(name: str) -> dict[str, Any]:
@@ -180,18 +178,3 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
     if type(value) is not hint or (hint is int and value < 1):
         raise UsageError(f"{what} is {value!r}: expected {'True or False' if hint is bool else 'an integer >= 1'}")
     return value
-
-
-def _float_type(dtype: Any) -> Any:
-    """Return `dtype` as a numpy dtype of floating kind."""
-    try:
-        found = None if dtype is None else jnp.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise unknown("compute dtype", str(dtype), ("float32", "bfloat16", "float16", "float64"))
-    return found
-
-
-from jaxcnn.models.base import WithAux
-from jaxcnn.models.calls import apply, build, init
