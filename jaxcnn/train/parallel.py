@@ -125,7 +125,8 @@ class Parallel:
     def _mapped(self, step: TrainStep) -> TrainStep:
         if self.axis_name is None:
             return step
-        if self.mode == "jit":
+        # pmap, which is a shard_map itself, maps over the devices of one process where it is part of a program.
+        if self.mode == "jit" or jax.process_count() > 1:
             # In the global view XLA would reduce each gradient by itself. With check_vma, jax would: it makes the
             # gradient of what is the same on all devices a sum over them, parameter by parameter.
             parts = PartitionSpec(), PartitionSpec(_AXIS)
