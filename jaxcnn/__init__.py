@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TrivialAugment,
     )
     from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter
+    from jaxcnn.data.transforms.base import Geometric, Transform
     from jaxcnn.experiment import Experiment, load_experiment
     from jaxcnn.models import create
     from jaxcnn.models.config import ModelConfig
@@ -69,6 +70,7 @@ _HOMES = {
         *("Mixup", "PadCrop", "RandAugment", "TrivialAugment"),
     ),
     "data.crops": ("RandomResizedCrop", "ScaleJitter"),
+    "data.transforms.base": ("Geometric", "Transform"),
     "experiment": ("Experiment", "load_experiment"),
     "models": ("create",),
     "models.config": ("ModelConfig",),
@@ -89,7 +91,74 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_ROOMS, *_HOME_OF])
+__all__ = [
+    "LAMB",
+    "LARS",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Affine",
+    "AutoAugment",
+    "CheckpointConfig",
+    "Classification",
+    "ColorJitter",
+    "Constant",
+    "CosineDecay",
+    "CutMix",
+    "Cutout",
+    "DataConfig",
+    "DeltaBarDelta",
+    "EarlyStopping",
+    "Erasing",
+    "EvalConfig",
+    "Experiment",
+    "ExponentialDecay",
+    "Flip",
+    "Geometric",
+    "Grayscale",
+    "InverseTimeDecay",
+    "Lighting",
+    "Mixup",
+    "ModelConfig",
+    "Momentum",
+    "Muon",
+    "OneCycle",
+    "Optimizer",
+    "PadCrop",
+    "Part",
+    "Plateau",
+    "PolynomialDecay",
+    "RMSProp",
+    "RandAugment",
+    "RandomResizedCrop",
+    "Run",
+    "ScaleJitter",
+    "Schedule",
+    "StepDecay",
+    "Stop",
+    "Task",
+    "TrainConfig",
+    "Trainer",
+    "Transform",
+    "TrivialAugment",
+    "create",
+    "data",
+    "features",
+    "jit",
+    "layers",
+    "load_experiment",
+    "load_run",
+    "models",
+    "report",
+    "resume",
+    "run",
+    "run_seeds",
+    "runs",
+    "tasks",
+    "train",
+    "weights",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -286,9 +286,9 @@ def _summary(arguments: list[str]) -> None:
     (parsed,) = parse((Arguments,), "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
     from jaxcnn.models import MODELS, summary
     from jaxcnn.models.config import ModelConfig
+    from jaxcnn.models.trace import added
     from jaxcnn.parts import Finder
     from jaxcnn.runs.build import find_model
-    from jaxcnn.models.trace import added
 
     published = MODELS[parsed.name].input_shape if parsed.name in MODELS else (224, 224, 3)
     config = ModelConfig(name=parsed.name, num_classes=parsed.num_classes, options=parsed.options)

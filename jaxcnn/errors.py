@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 # Choices that an error lists in full.
 _LISTED = 24
 

@@ -1,13 +1,49 @@
-"""Data sets in, batches out: everything is a pure function of the configuration, a key and the step."""
+"""Data sets in, batches out: everything is a pure function of the configuration, a key and the step.
+
+data = load(DataConfig(source="digits"))
+arrays, stream = Arrays.of(data.train), Stream(Order(key, len(data.train), 64))
+batch = gather(arrays, *stream.at(step), 64)                                           # in memory; or
+batch = data.train.stream(order, rows, steps, key).at(step)                            # streamed
+batch = training_batch(batch, key, data.norms, data.augment, data.fields)
+for batch in eval_batches(data.test, 100): ...
+"""
 
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.dataset import Dataset, Examples, Split, check_split, eval_batches, normalisation
+from jaxcnn.data.dataset import Dataset, load
 from jaxcnn.data.description import Description
-from jaxcnn.data.prepared import Norms
-from jaxcnn.data.sources import load
+from jaxcnn.data.examples import Examples, Split, eval_batches
+from jaxcnn.data.fields import Batch, Boxes, ClassMap, Example, Fields, Image, Label, Value
+from jaxcnn.data.norms import Norms, normalisation, normalize
+from jaxcnn.data.order import Order
+from jaxcnn.data.prepared import eval_batch, training_batch
+from jaxcnn.data.resident import Arrays, Stream, gather
+from jaxcnn.data.streaming import Feed, Reader
 
-NO_NORMS = Norms(__import__("numpy").zeros(1, "float32"), __import__("numpy").ones(1, "float32"))
-
-
-def check_images(images, shape, what):
-    return check_split(images, __import__("numpy").zeros(len(images), "int32"), what)
+__all__ = [
+    "Arrays",
+    "Batch",
+    "Boxes",
+    "ClassMap",
+    "DataConfig",
+    "Dataset",
+    "Description",
+    "Example",
+    "Examples",
+    "Feed",
+    "Fields",
+    "Image",
+    "Label",
+    "Norms",
+    "Order",
+    "Reader",
+    "Split",
+    "Stream",
+    "Value",
+    "eval_batch",
+    "eval_batches",
+    "gather",
+    "load",
+    "normalisation",
+    "normalize",
+    "training_batch",
+]

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Key, Shaped
+from jaxtyping import Array, Key
 
 from jaxcnn.data.fields import Batch, Fields
 from jaxcnn.data.transforms.base import Geometric as Geometric
@@ -27,8 +26,6 @@ from jaxcnn.data.transforms.policies import AutoAugment, RandAugment, TrivialAug
 from jaxcnn.data.transforms.warps import Affine, Flip, PadCrop
 from jaxcnn.errors import UsageError
 from jaxcnn.typed import Open
-
-AnyArray = Array | np.ndarray
 
 Augmentation = Annotated[
     Flip
@@ -98,12 +95,3 @@ def _shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all arrays of a batch by their names, such as "boxes.corners"."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(batch))
     return {jax.tree_util.keystr(path, simple=True, separator="."): np.shape(leaf) for path, leaf in leaves}
-
-
-def normalize(
-    images: Shaped[AnyArray, "batch height width channels"],
-    mean: Float[AnyArray, "..."],
-    std: Float[AnyArray, "..."],
-) -> Float32[Array, "batch height width channels"]:
-    """Return (images / 255 - mean) / std in float32; `mean` and `std` broadcast over an image of uint8 or float32."""
-    return (jnp.asarray(images, jnp.float32) / 255 - mean) / std

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jaxcnn.data import fields as kinds
-from jaxcnn.data.fields import Fields
-from jaxcnn.data.prepared import Norms
+from jaxcnn.data.fields import Fields, class_names_of
+from jaxcnn.data.norms import Norms
+from jaxcnn.data.order import LastBatch
 from jaxcnn.errors import UsageError
 from jaxcnn.typed import check, to_json
 
@@ -28,12 +29,12 @@ class Description:
     streamed: bool
     augment: tuple = ()
     """Ready transforms."""
-    last_batch: str = "continue"
+    last_batch: LastBatch = "continue"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the field that has classes; (): none has."""
-        return next((one.class_names for one in self.fields.values() if hasattr(one, "class_names")), ())
+        """The classes of the first field that has some."""
+        return class_names_of(self.fields)
 
     def describe(self) -> "Description":
         """Return itself."""

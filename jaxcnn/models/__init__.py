@@ -39,10 +39,23 @@ from jaxcnn.models import (
     wide_resnet,
     zfnet,
 )
-from jaxcnn.models.base import Model, ModelEntry
-from jaxcnn.models.calls import checked_num_classes, float_type
+from jaxcnn.models.base import Model, ModelEntry, WithAux
+from jaxcnn.models.calls import apply, build, checked_num_classes, float_type, init
 
-__all__ = ["FAMILIES", "MODELS", "Model", "ModelEntry", "checked_options", "create", "family_of", "options"]
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "Model",
+    "ModelEntry",
+    "WithAux",
+    "apply",
+    "build",
+    "checked_options",
+    "create",
+    "family_of",
+    "init",
+    "options",
+]
 
 # One table per family, made next to its variants, by the name of its file.
 FAMILIES: dict[str, dict[str, ModelEntry]] = {

@@ -19,9 +19,9 @@ from jaxtyping import UInt8
 
 from jaxcnn import backend
 from jaxcnn import experiment as experiments
-from jaxcnn.data import Description, check_images, eval_batches
-from jaxcnn.data.images import preprocessing
-from jaxcnn.data.prepared import eval_batch
+from jaxcnn.data import Description, Split, eval_batch, eval_batches
+from jaxcnn.data.framing import preprocessing
+from jaxcnn.data.stores.arrays import check_arrays
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
 from jaxcnn.parts import Finder
@@ -264,9 +264,10 @@ class Run:
         return Description.from_json(self.folder.read("data"))
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """From an image file to the network's input, as the run's own images came to be."""
-        return preprocessing(self.description.shapes["image"].shape, self.experiment.data, *self.description.norms)
+    def preprocessing(self) -> Preprocessing | None:
+        """From an image file to the network's input, as the run's own images came to be; None: they are no files."""
+        norms = self.description.norms
+        return norms and preprocessing(self.description.shapes["image"], self.experiment.data, *norms)
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -306,7 +307,12 @@ class Run:
         Raises:
           UsageError: images of another shape, type or range, or none.
         """
-        split = check_images(images, self.description.shapes["image"].shape, "images to predict")
+        expected = self.description.shapes["image"].shape
+        fields = {"image": self.description.fields["image"]}
+        if np.shape(images)[1:] != expected:
+            found = np.shape(images)
+            raise UsageError(f"images to predict have shape {found}, expected (n, {str(expected)[1:]}")
+        split = Split(check_arrays({"image": images}, fields, "images to predict"))
         batches = eval_batches(split, min(self.experiment.eval.batch_size, len(split)))
         parts = [self._predict(self.state.variables, batch["image"]) for batch in batches]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(split)], *parts)
@@ -355,7 +361,7 @@ def evaluate(
         if views == "center":
             metrics = trainer.evaluate(examples, state).metrics
         else:
-            metrics = score_views(trainer, state.variables, examples, views, scales)
+            metrics = score_views(trainer, state.variables, examples, views, experiment.data, scales)
     return {f"{split}/{name}": float(value) for name, value in metrics.items()}
 
 

@@ -1,5 +1,6 @@
 """From what an experiment names to objects: network, task, data, weights to start from."""
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -8,11 +9,12 @@ from flax import linen as nn
 
 from jaxcnn import data as data_sets
 from jaxcnn import models
-from jaxcnn.data import DataConfig, Dataset
+from jaxcnn.data import DataConfig, Fields
 from jaxcnn.errors import UsageError
 from jaxcnn.models.config import ModelConfig
 from jaxcnn.parts import Finder, call, is_reference
 from jaxcnn.tasks import Task
+from jaxcnn.train.parallel import gathered, together
 from jaxcnn.typed import Part
 
 if TYPE_CHECKING:
@@ -54,6 +56,38 @@ def find_model(config: ModelConfig, outputs: int | None, finder: Finder) -> nn.M
     return models.create(config.name, **given, dtype=config.dtype, **config.options)
 
 
+class Weights:
+    """The file that `model.weights` names, read once the data are known: how many classes, how large images."""
+
+    def __init__(self, config: ModelConfig, task: Task, finder: Finder, key: jax.Array) -> None:
+        """Note the file; a head for other classes than its own is initialised by `key`."""
+        self.config, self.task, self.finder, self.key = config, task, finder, key
+        self.variables: Variables | None = None
+
+    def __call__(self, shapes: Mapping[str, Any], fields: Fields) -> data_sets.Norms | None:
+        """Read the variables and return what images were normalised by when they were trained; None: they do not say.
+
+        Raises:
+          UsageError: the file is not one of weights, of another architecture, or of images that are not such as here.
+        """
+        image = shapes["image"]
+        model = find_model(self.config, self.task.outputs(fields), self.finder)
+        images = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
+        self.variables = pretrained(self.config, model, images, self.key)
+        prepared, name = self.variables.preprocessing, f"model.weights {self.config.weights}"
+        if prepared is None:
+            return None
+        if prepared.channels == "BGR":
+            raise UsageError(f"{name} expects blue first; images here have red first: give data.mean and data.std, too")
+        unit = np.float32(255 * prepared.scale)
+        mean, std = (np.asarray(values, np.float32) / unit for values in (prepared.mean, prepared.std))
+        if mean.shape not in (image.shape, image.shape[-1:]) or std.shape != image.shape[-1:]:
+            raise UsageError(
+                f"{name} subtracts a mean of shape {mean.shape}, the images are {image.shape}: give data.mean and data.std"
+            )
+        return data_sets.Norms(mean, std)
+
+
 def pretrained(config: ModelConfig, model: nn.Module, images: jax.ShapeDtypeStruct, key: jax.Array) -> "Variables":
     """Return the variables of the file that `config.weights` names, as those of `model`.
 
@@ -92,24 +126,26 @@ def pretrained(config: ModelConfig, model: nn.Module, images: jax.ShapeDtypeStru
     return variables
 
 
-def norms_of_weights(config: ModelConfig, data: Dataset, variables: "Variables") -> Any:
-    """Return mean and standard deviation, for pixels in 0..1, that weights were trained with; None: they do not say.
+def load_together(
+    config: DataConfig,
+    task: Task,
+    finder: Finder,
+    poll: Callable[[], None],
+    streamed: bool | None,
+    norms: Any,
+) -> data_sets.Dataset:
+    """Return the data set, the same in all processes: streamed where it is so in the first.
 
     Raises:
-      UsageError: images here cannot be normalised so.
+      UsageError, RunError, Stopped: it cannot be loaded, here or in another process.
     """
-    given: DataConfig = data.config
-    prepared = variables.preprocessing
-    if prepared is None or given.mean is not None or given.std is not None or given.per_pixel_mean:
-        return None
-    name = f"model.weights {config.weights}"
-    if prepared.channels == "BGR":
-        raise UsageError(f"{name} expects blue first; images here have red first: give data.mean and data.std to go on")
-    unit = 255 * prepared.scale
-    mean, std = (np.asarray(values, np.float32) / np.float32(unit) for values in (prepared.mean, prepared.std))
-    shape = data.shapes["image"].shape
-    if mean.shape not in (shape, shape[-1:]) or std.shape != shape[-1:]:
-        raise UsageError(
-            f"{name} subtracts a mean of shape {mean.shape}, the images are {shape}: give data.mean and data.std"
-        )
-    return data_sets.Norms(mean, std)
+
+    def loaded(streamed: bool | None) -> data_sets.Dataset:
+        with together():
+            return data_sets.load(config, finder=finder, like=task.example, streamed=streamed, norms=norms, poll=poll)
+
+    found = loaded(streamed)
+    agreed = bool(gathered(found.streamed)[0])
+    if (gathered(found.streamed) != agreed).any():  # for the free memory of one of them
+        found = loaded(agreed)
+    return found

@@ -30,11 +30,12 @@ from jaxcnn.data import Description
 from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.experiment import Experiment
 from jaxcnn.files import write_atomically
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, is_reference
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.inputs import batch_like
 from jaxcnn.train.state import create_state, init_key
 from jaxcnn.train.step import make_eval_step, make_train_step
+from jaxcnn.typed import Part
 
 _ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -222,16 +223,23 @@ def _program(function: Callable, like: tuple, platform: str) -> Program:
 
 def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
     """Return the SHA-256 of the code that makes batches and metrics on the host, without comments."""
-    room, source = _ROOM / "data", experiment.data.source
+    room, given = _ROOM / "data", experiment.data.source
+    source = given.name if isinstance(given, Part) else str(given)
     traced = {"transforms", "augment.py", "survey.py", "fields.py"}
-    stores = {path.stem for path in (room / "stores").glob("*.py")} - {"records", "__init__"}
-    others = {name for name in stores if not name.startswith(source)}
+    stores = {path.stem for path in (room / "stores").glob("*.py")} - {
+        "records",
+        "__init__",
+        "arrays",
+        "objects",
+        "kinds",
+    }
+    others = {name for name in stores if source not in name}
     paths = [
         path
         for path in sorted(room.rglob("*.py"))
         if path.relative_to(room).parts[0] not in traced and path.stem not in others
     ]
-    own = finder.sources([source] if ":" in source else [])
+    own = finder.sources([source] if is_reference(source) else [])
     texts = [path.read_text() for path in [*paths, *own.values()]]
     parts = [trainer.task.metrics, trainer.task.score, *trainer.callbacks]
     for part in parts:

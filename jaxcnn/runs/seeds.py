@@ -158,7 +158,8 @@ class _Seeds:
             experiment, begun=described if begun[first] else None, finder=experiment.finder, stop=self.stop
         )
         for (_, run, _), has_begun in zip(self.left, begun, strict=True):
-            if has_begun and run.description.norms_differ(base.data.norms):
+            ours, theirs = base.data.norms, run.description.norms if has_begun else base.data.norms
+            if any((a != b).any() for a, b in zip(ours or (), theirs or (), strict=True)):
                 raise UsageError(f"{run.path} normalises its images otherwise: go on with it alone, by --resume")
         return [base if n == first else base.of_seed(each.seed) for n, (each, _, _) in enumerate(self.left)]
 

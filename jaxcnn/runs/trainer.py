@@ -14,13 +14,12 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxcnn import data as data_sets
-from jaxcnn.data import DataConfig, Dataset, Examples, eval_batches
+from jaxcnn.data import DataConfig, Dataset, Description, Examples, eval_batch, eval_batches, load
 from jaxcnn.data.order import batches_per_epoch
-from jaxcnn.data.prepared import eval_batch
+from jaxcnn.data.sources import ready
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.parts import Finder
-from jaxcnn.runs.build import find_model, find_task, norms_of_weights, pretrained
+from jaxcnn.runs.build import Weights, find_model, find_task, load_together
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Task
 from jaxcnn.tasks.check import check_fields, check_model
@@ -96,8 +95,8 @@ class Trainer:
           UsageError: the parts do not go together.
         """
         self.stop = StopFlag() if stop is None else stop
-        if not isinstance(data, Dataset | data_sets.Description):
-            data = data_sets.load(DataConfig(), source=data, like=task.example, poll=self.stop.check)
+        if not isinstance(data, Dataset | Description):
+            data = load(DataConfig(), source=data, like=task.example, poll=self.stop.check)
         self.model, self.tx, self.task, self.data = model, standard_promotion(tx), task, data
         self.train, self.eval, self.checkpoint = train, eval or EvalConfig(), checkpoint or CheckpointConfig()
         self.seed, self.key, self.callbacks = seed, jax.random.key(seed), list(callbacks)
@@ -131,7 +130,7 @@ class Trainer:
         experiment: "Experiment",
         *,
         data: Any = None,
-        begun: "data_sets.Description | None" = None,
+        begun: Description | None = None,
         finder: Finder | None = None,
         stop: StopFlag | None = None,
     ) -> "Trainer":
@@ -150,24 +149,21 @@ class Trainer:
           Stopped: on a signal, while the data is loaded.
         """
         stop = StopFlag() if stop is None else stop
-        finder = finder or Finder(() if experiment.code is None else (experiment.code,))
-        task, key = find_task(experiment.task, finder), jax.random.key(experiment.seed)
-        weights = experiment.model.weights is not None and begun is None and data is None
+        finder = finder or experiment.finder
+        task, config = find_task(experiment.task, finder), experiment.data
+        weights = None
+        if experiment.model.weights is not None and begun is None and data is None:
+            weights = Weights(experiment.model, task, finder, init_key(jax.random.key(experiment.seed)))
         if data is None:
-            data = data_sets.load(
-                experiment.data,
-                finder=finder,
-                like=task.example,
-                streamed=begun and begun.streamed,
-                norms=begun.norms if begun else data_sets.NO_NORMS if weights else None,
-                poll=stop.check,
-            )
+            own = config.mean is not None or config.std is not None or config.per_pixel_mean
+            norms = begun.norms if begun else None if own else weights
+            data = load_together(config, task, finder, stop.check, begun and begun.streamed, norms)
+            if weights is not None and weights.variables is None:
+                weights(data.shapes, data.fields)
+        elif isinstance(data, Description):
+            augment = tuple(ready(transform, finder) for transform in config.augment)
+            data = replace(data, augment=augment, last_batch=config.last_batch)
         model = find_model(experiment.model, task.outputs(data.fields), finder)
-        variables = None
-        if weights:
-            variables = pretrained(experiment.model, model, _images_like(data), init_key(key))
-            norms = norms_of_weights(experiment.model, data, variables)
-            data = replace(data, norms=norms or data_sets.normalisation(experiment.data, data.train, stop.check))
         train, optim, schedule = experiment.train, experiment.optim, experiment.schedule
         steps = timetable(train, experiment.eval, experiment.checkpoint, data).total_steps
         optim, schedule = find_optimizer(optim, finder), find_schedule(schedule, finder)
@@ -183,7 +179,7 @@ class Trainer:
             checkpoint=experiment.checkpoint,
             seed=experiment.seed,
             learning_rate=rate,
-            variables=variables,
+            variables=weights and weights.variables,
             callbacks=[find_callback(callback, finder) for callback in train.callbacks],
             stop=stop,
         )
@@ -395,7 +391,3 @@ def initial_shapes(model: nn.Module, task: Task, data: Any) -> Any:
 
 def _model_batch(data: Any, rows: int) -> Any:
     return jax.eval_shape(eval_batch, batch_like(data, rows), data.norms)
-
-
-def _images_like(data: Any) -> jax.ShapeDtypeStruct:
-    return _model_batch(data, 1)["image"]

@@ -107,6 +107,7 @@ def score_views(trainer: "Trainer", variables: Any, split: Any, views: str, scal
         variables: the model's.
         split: to score, streamed.
         views: "ten_crop" or "multi_scale".
+        config: of the data.
         scales: short sides of the latter.
 
     Raises:
@@ -117,7 +118,7 @@ def score_views(trainer: "Trainer", variables: Any, split: Any, views: str, scal
     task = trainer.task
     if not hasattr(task, "averaged"):
         raise UsageError(f"views {views}: what {type(task).__name__} predicts has no mean over views of an image")
-    passes = ten_crops(split, trainer.data.config) if views == "ten_crop" else several_scales(split, scales)
+    passes = ten_crops(split, config) if views == "ten_crop" else several_scales(split, scales)
     predictions: Any = None
     targets, usable = {}, np.ones(len(split), bool)
     for parts in passes:
@@ -143,7 +144,7 @@ def _predictions(trainer: "Trainer", variables: Any, split: Any, views: Views) -
     indices, parts, height, width, cut = views
     shape = (height, width, trainer.data.shapes["image"].shape[-1])
 
-    def draw(image: bytes | np.ndarray, position: int, out: np.ndarray) -> None:
+    def draw(image: bytes | np.ndarray, out: np.ndarray) -> None:
         out[...] = cut(decoded(image, shape[-1]))
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -163,5 +164,5 @@ def _predictions(trainer: "Trainer", variables: Any, split: Any, views: Views) -
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
             raise UsageError(f"{type(trainer.model).__name__} does not take images of {height}x{width}") from error
         means.append(answers[: len(flat)].reshape(-1, parts, *answers.shape[1:]).mean(1))
-        others.append({name: batch[name] for name in (*trainer.data.fields, "mask") if name != "image"})
+        others.append({name: batch[name] for name in batch if name not in ("image", "index")})
     return np.concatenate(means), jax.tree.map(lambda *arrays: np.concatenate(arrays), *others)

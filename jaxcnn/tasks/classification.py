@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.data.fields import Fields, Image, Label
 from jaxcnn.errors import UsageError
-from jaxcnn.models import WithAux
+from jaxcnn.models.base import WithAux
 from jaxcnn.tasks.base import Batch, Finished, Task
 from jaxcnn.typed import Fraction
 

@@ -8,25 +8,28 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxcnn import Flip, PadCrop
 from jaxcnn.data import DataConfig, Split
 from jaxcnn.data.bad import Bad
-from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data.examples import eval_batches
 from jaxcnn.data.order import Order
-from jaxcnn.data.prepared import Norms, training_batch
+from jaxcnn.data.prepared import training_batch
+from jaxcnn.data.fields import Image, Label
+from jaxcnn.data.norms import Norms
 from jaxcnn.data.resident import Arrays, Stream, gather
 
 KEY = jax.random.key(7)
 NORMS = Norms(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
 PLAIN = DataConfig(source="digits")
+FIELDS = {"image": Image(), "label": Label(tuple(map(str, range(40))))}
 
 
 def some_split(n, size=6, channels=3):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (n, size, size, channels)).astype(np.uint8)
-    return Split(images, np.arange(n, dtype=np.int32))
+    return Split({"image": images, "label": np.arange(n, dtype=np.int32)})
 
 
 def make_batch(arrays, perms, offset, key, config, batch_size):
     batch = gather(arrays, perms, offset, batch_size, config.last_batch)
-    return training_batch(batch, key, NORMS, config, 40)
+    return training_batch(batch, key, NORMS, config.augment, FIELDS)
 
 
 def test_plain_batch_holds_the_examples_of_the_stream():
@@ -35,14 +38,13 @@ def test_plain_batch_holds_the_examples_of_the_stream():
     batch = make_batch(jax.device_put(Arrays.of(split)), perms, offset, jax.random.key(0), PLAIN, 4)
     chosen = order.rows(2, slice(None))[0]
     np.testing.assert_array_equal(batch["label"], chosen)
-    np.testing.assert_allclose(batch["image"], (split.images[chosen] / 255 - 0.5) / 0.25, atol=1e-6)
+    np.testing.assert_allclose(batch["image"], (split.arrays["image"][chosen] / 255 - 0.5) / 0.25, atol=1e-6)
     assert batch["image"].dtype == np.float32 and batch["label"].dtype == np.int32
     assert batch["mask"].dtype == bool and batch["mask"].all()
 
 
 def test_what_does_not_count_is_masked():
-    images = some_split(10)
-    split = Split(images.images, images.labels, {3: Bad("x", "cut off")})
+    split = Split(some_split(10).arrays, {3: Bad("x", "cut off")})
     order = Order(KEY, 10, 4, "pad")
     arrays = Arrays.of(split)
     for step in range(3):
@@ -81,8 +83,8 @@ def test_evaluation_counts_each_example_once(n, batch_size):
     batches = list(eval_batches(split, batch_size))
     assert {batch["image"].shape for batch in batches} == {(batch_size, 2, 2, 3)}
     assert len(batches) == -(-n // batch_size)
-    np.testing.assert_array_equal(np.concatenate([b["label"][b["mask"]] for b in batches]), split.labels)
-    np.testing.assert_array_equal(np.concatenate([b["image"][b["mask"]] for b in batches]), split.images)
+    np.testing.assert_array_equal(np.concatenate([b["label"][b["mask"]] for b in batches]), split.arrays["label"])
+    np.testing.assert_array_equal(np.concatenate([b["image"][b["mask"]] for b in batches]), split.arrays["image"])
     assert all(not b["image"][~b["mask"]].any() for b in batches)
     assert {(b["image"].dtype, b["label"].dtype, b["mask"].dtype) for b in batches} == {
         (np.dtype("uint8"), np.dtype("int32"), np.dtype("bool"))
@@ -91,6 +93,6 @@ def test_evaluation_counts_each_example_once(n, batch_size):
 
 @pytest.mark.parametrize("part", [slice(2, 5), slice(4, 9), slice(0, 3)])
 def test_a_slice_keeps_what_is_bad(part):
-    split = Split(some_split(9).images, np.arange(9, dtype=np.int32), {2: Bad("b", "r"), 4: Bad("c", "r")})
+    split = Split(some_split(9).arrays, {2: Bad("b", "r"), 4: Bad("c", "r")})
     assert [bad.name for bad in split[part].bad] == [name for i, name in ((2, "b"), (4, "c")) if i in range(9)[part]]
-    np.testing.assert_array_equal(split[part].labels[~split[part].usable], [i for i in (2, 4) if i in range(9)[part]])
+    np.testing.assert_array_equal(split[part].arrays["label"][~split[part].usable], [i for i in (2, 4) if i in range(9)[part]])

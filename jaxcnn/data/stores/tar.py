@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcnn.data.decode import BadImage
-from jaxcnn.data.stores.records import Record, Store, digest, is_image, mixed_order
+from jaxcnn.data.bad import BadExample
+from jaxcnn.data.fields import Example, Image, Label
+from jaxcnn.data.stores.records import Store, digest, is_image, mixed_order
 from jaxcnn.errors import UsageError
 
 _BLOCK = 512
@@ -43,18 +44,18 @@ class TarRecords:
         """Return the number of images."""
         return len(self.members)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         """Return the bytes of one image."""
         member = self.members[index]
         if member.wrong:
-            raise BadImage(member.wrong)
+            raise BadExample(member.wrong)
         try:
             content = _read(member)
         except (FileNotFoundError, PermissionError) as error:  # another may pass: it stops the run, which can go on
-            raise BadImage(f"cannot be read: {error.strerror}") from error
+            raise BadExample(f"cannot be read: {error.strerror}") from error
         if len(content) != member.size:
-            raise BadImage(f"the tar file ends within it: {len(content)} of {member.size} bytes")
-        return Record(content, member.label)
+            raise BadExample(f"the tar file ends within it: {len(content)} of {member.size} bytes")
+        return {"image": content, "label": member.label}
 
     def name(self, index: int) -> str:
         """Return the tar file and the name within it."""
@@ -88,7 +89,7 @@ def open_tar(path: Path, poll: Callable[[], None] = lambda: None) -> Store:
         raise UsageError(f"{path} holds no images with a class: expected [SPLIT/]CLASS/FILE, or KEY.jpg and KEY.cls")
     opened = {split: TarRecords(members) for split, members in sorted(splits.items())}
     return Store(
-        class_names=class_names,
+        fields={"image": Image(), "label": Label(class_names)},
         sizes={split: len(records) for split, records in opened.items()},
         records=opened.__getitem__,
         ignored=tuple(listing.ignored),

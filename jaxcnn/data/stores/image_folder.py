@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcnn.data.decode import BadImage
-from jaxcnn.data.stores.records import Record, Store, digest, is_image, mixed_order
+from jaxcnn.data.bad import BadExample
+from jaxcnn.data.fields import Example, Image, Label
+from jaxcnn.data.stores.records import Store, digest, is_image, mixed_order
 from jaxcnn.errors import UsageError
 
 
@@ -24,16 +25,13 @@ class FolderRecords:
         """Return the number of files."""
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         """Return the bytes of one file."""
-        path = self.root / self.files[index]
         try:
-            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-                raise BadImage("is no file")
-            return Record(path.read_bytes(), self.labels[index])
+            return {"image": _content(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
         # Other errors may pass: they stop the run, which can go on.
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            raise BadImage(f"cannot be read: {error.strerror}") from error
+        except (FileNotFoundError, PermissionError) as error:
+            raise BadExample(f"cannot be read: {error.strerror}") from error
 
     def name(self, index: int) -> str:
         """Return the path of one file."""
@@ -82,7 +80,7 @@ def open_folder(root: Path) -> Store:
         opened[split] = FolderRecords(folder, [file for file, _ in found], [label for _, label in found])
         ignored += others
     return Store(
-        class_names=tuple(names),
+        fields={"image": Image(), "label": Label(tuple(names))},
         sizes={split: len(records) for split, records in opened.items()},
         records=opened.__getitem__,
         ignored=tuple(sorted(ignored)),
@@ -103,6 +101,21 @@ def _listed(folder: Path) -> _Listing:
         kinds = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     names = sorted(kinds)
     return _Listing([name for name in names if kinds[name]], [name for name in names if not kinds[name]])
+
+
+def _content(path: str) -> bytes:
+    """Return the bytes of a file, in half as many calls of the system as `Path.read_bytes` makes."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise BadExample("is no file")
+        content = os.read(file, found.st_size)
+        while len(content) < found.st_size and (more := os.read(file, found.st_size - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(file)
 
 
 def _size(path: Path) -> int | None:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from jaxcnn.errors import unknown
-
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
+from jaxcnn.preprocessing import Interpolation
 
 
 class Box(NamedTuple):
