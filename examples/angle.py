@@ -1,6 +1,6 @@
 """A task of one's own: the angle of a bar, from an image. One file with data, network, task and experiment.
 
-    jaxcnn train examples/angle.py      # 2 degrees of mean error, in half a minute on 2 cores
+jaxcnn train examples/angle.py      # 2 degrees of mean error, in half a minute on 2 cores
 """
 
 from collections.abc import Mapping

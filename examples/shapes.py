@@ -1,6 +1,6 @@
 """A dense task of one's own: a class for each pixel. Flips and crops move the map along with the image.
 
-    jaxcnn train examples/shapes.py      # a mean intersection over union of 0.9, in a minute on 2 cores
+jaxcnn train examples/shapes.py      # a mean intersection over union of 0.9, in a minute on 2 cores
 """
 
 from collections.abc import Mapping
@@ -63,9 +63,7 @@ class Segmentation(Task):
     def losses(self, outputs, batch):
         """Return the cross-entropy of each pixel."""
         label = jnp.minimum(batch["map"], len(CLASSES) - 1)
-        return jnp.where(
-            self.counted(batch), optax.softmax_cross_entropy_with_integer_labels(outputs, label), 0.0
-        )
+        return jnp.where(self.counted(batch), optax.softmax_cross_entropy_with_integer_labels(outputs, label), 0.0)
 
     def sums(self, outputs, batch):
         """Return the confusion matrix: rows are the truth."""

@@ -1,11 +1,10 @@
 """Data sets in, batches out: everything is a pure function of the configuration, a key and the step.
 
 data = load(DataConfig(source="digits"))
-arrays, stream = Arrays.of(data.train), Stream(Order(key, len(data.train), 64))
-batch = gather(arrays, *stream.at(step), 64)                                           # in memory; or
-batch = data.train.stream(order, rows, steps, key).at(step)                            # streamed
-batch = training_batch(batch, key, data.norms, data.augment, data.fields)
-for batch in eval_batches(data.test, 100): ...
+for batch in training_batches(data, key, batch_size=64, steps=1000):
+    batch = training_batch(batch, key, data.norms, data.augment, data.fields)      # within jit
+for batch in eval_batches(data.test, 100):
+    batch = eval_batch(batch, data.norms)                                          # within jit
 """
 
 from jaxcnn.data.config import DataConfig
@@ -18,6 +17,7 @@ from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.data.resident import Arrays, Stream, gather
 from jaxcnn.data.streaming import Feed, Reader
+from jaxcnn.data.training import training_batches
 
 __all__ = [
     "Arrays",
@@ -46,4 +46,5 @@ __all__ = [
     "normalisation",
     "normalize",
     "training_batch",
+    "training_batches",
 ]

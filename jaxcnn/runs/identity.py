@@ -30,10 +30,11 @@ from jaxcnn.data import Description
 from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.experiment import Experiment
 from jaxcnn.files import write_atomically
+from jaxcnn.keys import init_key
 from jaxcnn.parts import Finder, is_reference
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.inputs import batch_like
-from jaxcnn.train.state import create_state, init_key
+from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 from jaxcnn.typed import Part
 

@@ -18,6 +18,7 @@ from jaxcnn.data import DataConfig, Dataset, Description, Examples, eval_batch, 
 from jaxcnn.data.order import batches_per_epoch
 from jaxcnn.data.sources import ready
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.keys import init_key
 from jaxcnn.parts import Finder
 from jaxcnn.runs.build import Weights, find_model, find_task, load_together
 from jaxcnn.stop import StopFlag, Stopped
@@ -33,7 +34,7 @@ from jaxcnn.train.optim import make_optimizer, standard_promotion
 from jaxcnn.train.optimizers import find_optimizer
 from jaxcnn.train.parallel import Parallel, check_parts, gathered
 from jaxcnn.train.schedules import current_learning_rate, find_schedule, make_schedule
-from jaxcnn.train.state import TrainState, create_state, init_key, params_sha256
+from jaxcnn.train.state import TrainState, create_state, params_sha256
 from jaxcnn.train.step import make_eval_step, make_train_step
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ def evaluate(
     batches: Iterator[Batch],
     task: Task,
     split: Examples,
-    poll: Callable[[int], None],
+    poll: Callable[[int], None] = lambda number: None,
 ) -> Scores:
     """Return the metrics over a split, and what the task collects of its examples, in order.
 

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from jaxcnn.data import Dataset, Split
-from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import training_batch
 from jaxcnn.data.resident import Arrays, Stream, gather
 from jaxcnn.data.streaming import Reader
+from jaxcnn.data.training import crop_key, training_order
 from jaxcnn.errors import RunError
+from jaxcnn.keys import AUGMENT, step_key
 from jaxcnn.tasks import Batch
 from jaxcnn.train.parallel import Parallel
-from jaxcnn.train.step import AUGMENT_KEY, CROP_KEY, SHUFFLE_KEY, step_key
 
 
 @flax.struct.dataclass
@@ -62,7 +62,7 @@ class Inputs:
 
     def _take(self, key: jax.Array) -> None:
         self._key = self.parallel.place(np.array(jax.random.key_data(key)))  # a copy: the state is donated
-        order, train = order_of(key, self.data, self.batch_size), self.data.train
+        order, train = training_order(self.data, key, self.batch_size), self.data.train
         if isinstance(train, Reader):
             rows = self.parallel.rows(self.batch_size)
             self._feed = train.stream(order, rows, self.steps, crop_key(key))
@@ -89,7 +89,7 @@ class Inputs:
         batch, data = inputs.stored, self.data
         if inputs.shared["arrays"] is not None:
             batch = gather(inputs.shared["arrays"], batch["perms"], batch["offset"], self.batch_size, data.last_batch)
-        key = step_key(inputs.key, AUGMENT_KEY, inputs.step)
+        key = step_key(inputs.key, AUGMENT, inputs.step)
         return training_batch(batch, key, inputs.shared["norms"], data.augment, data.fields)
 
     def close(self) -> None:
@@ -117,15 +117,3 @@ def batch_like(data: Any, rows: int) -> Any:
     """Return what stands for a batch of so many rows as it is stored: shapes and types."""
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype), dict(data.shapes))
     return like | {"mask": jax.ShapeDtypeStruct((rows,), np.bool_)}
-
-
-def order_of(key: jax.Array, data: Any, batch_size: int) -> Order:
-    """Return the order in which training visits the examples."""
-    return Order(jax.random.fold_in(key, SHUFFLE_KEY), len(data.train), batch_size, data.last_batch)
-
-
-def crop_key(key: jax.Array) -> tuple[int, int]:
-    """Return what the host's random crops are drawn from."""
-    # JAX's other generators have keys of four words.
-    first, second, *_ = jax.random.key_data(jax.random.fold_in(key, CROP_KEY)).tolist()
-    return first, second

@@ -29,11 +29,6 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, "batch_stats": self.batch_stats}
 
 
-def init_key(key: jax.Array) -> jax.Array:
-    """Return the key of the initialisation, from the experiment's."""
-    return jax.random.fold_in(key, 0)
-
-
 def create_state(variables: Tree, tx: optax.GradientTransformation, key: jax.Array, *, ema: bool = False) -> TrainState:
     """Return the state before the first step.
 

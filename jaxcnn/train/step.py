@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from jaxcnn.keys import DROPOUT, step_key
 from jaxcnn.layers import mapped_over
 from jaxcnn.tasks import Batch, Task
 from jaxcnn.train.frozen import frozen_batch_norm
@@ -20,17 +21,6 @@ Sums = dict[str, Any]
 """Of a training step: `loss`, the sum of the task's losses, and `count`, what divides it; `task`, the task's sums; and
 where they are asked for, `norms`."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-
-# Purposes that keys are folded in for; 0 is the initialisation (state.py).
-DROPOUT_KEY = 1
-SHUFFLE_KEY = 2
-AUGMENT_KEY = 3
-CROP_KEY = 4
-
-
-def step_key(key_data: jax.Array, purpose: int, step: jax.Array | int) -> jax.Array:
-    """Return the key of one purpose at one step, from the key data that the state carries."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key_data), purpose), step)
 
 
 def make_train_step(
@@ -82,7 +72,7 @@ def make_train_step(
 
     def part_of_step(state: TrainState, batch_stats: Tree, batch: Batch, part: int):
         """Return ((gradients, sums), batch_stats) of one part of the batch."""
-        key = jax.random.fold_in(step_key(state.key, DROPOUT_KEY, state.step), part)
+        key = jax.random.fold_in(step_key(state.key, DROPOUT, state.step), part)
         (_, (batch_stats, sums)), grads = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, batch_stats, batch, key
         )

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.keys import init_key
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import Model
-from jaxcnn.train.state import create_state, init_key
+from jaxcnn.train.state import create_state
 
 SHAPE, CLASSES = (6, 6, 2), 3
 
