@@ -3,7 +3,6 @@
 jaxcnn train examples/angle.py      # 2 degrees of mean error, in half a minute on 2 cores
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,11 +24,8 @@ def bars(count=2000, size=24):
     along = np.abs(np.cos(turn) * x + np.sin(turn) * y)
     pixels = 200.0 * ((across < 2) & (along < size / 2.5)) + rng.normal(28, 12, (count, size, size))
     data = {"image": pixels.clip(0, 255).astype(np.uint8)[..., None], "angle": angle}
-    part = int(0.8 * count)
-    return {
-        "train": {name: array[:part] for name, array in data.items()},
-        "test": {name: array[part:] for name, array in data.items()},
-    }
+    train, test = ({name: array[part] for name, array in data.items()} for part in (np.s_[:1600], np.s_[1600:]))
+    return {"train": train, "test": test}
 
 
 class Net(nn.Module):
@@ -47,8 +43,8 @@ class Net(nn.Module):
 class Angle(Task):
     """Tell the angle."""
 
-    example: ClassVar[Mapping[str, type]] = {"image": Image, "angle": Value}
-    best: ClassVar[tuple[str, str]] = ("degrees", "min")
+    example: ClassVar = {"image": Image, "angle": Value}
+    best: ClassVar = ("degrees", "min")
 
     def losses(self, outputs, batch):
         """Return the squared distance of the two points on the circle."""

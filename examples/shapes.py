@@ -3,7 +3,6 @@
 jaxcnn train examples/shapes.py      # a mean intersection over union of 0.9, in a minute on 2 cores
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,26 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn import AdamW, CosineDecay, DataConfig, EvalConfig, Experiment, Flip, ModelConfig, PadCrop, Task, TrainConfig
+from jaxcnn import AdamW, CosineDecay, DataConfig, Experiment, Flip, ModelConfig, PadCrop, Task, TrainConfig
 from jaxcnn.data.fields import ClassMap, Image
-
-CLASSES = ("ground", "disc", "square")
 
 
 def scenes(count=800, size=32):
-    """Return images of a disc and a square of random grey on random ground, and the class of each pixel."""
+    """Return images of discs and squares of random grey on random ground, and the class of each pixel."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:size, :size]
-    centres, sides = rng.integers(6, size - 6, (count, 2, 2, 1, 1)), rng.integers(4, 8, (count, 2, 1, 1))
-    down, across = np.abs(y - centres[:, :, 0]), np.abs(x - centres[:, :, 1])
-    square = np.maximum(down, across)[:, 1] < sides[:, 1]
-    disc = (down**2 + across**2)[:, 0] < sides[:, 0] ** 2
-    maps = np.where(square, 2, np.where(disc, 1, 0)).astype(np.uint8)
+    apart = np.abs(np.mgrid[:size, :size] - rng.integers(6, size - 6, (count, 2, 2, 1, 1)))
+    radius = rng.integers(4, 8, (count, 2, 1, 1))
+    disc = np.square(apart[:, 0]).sum(1) < radius[:, 0] ** 2
+    square = apart[:, 1].max(1) < radius[:, 1]
+    maps = np.where(square, 2, disc).astype(np.uint8)
     greys = rng.permuted(np.tile([40, 120, 200], (count, 1)), axis=1) + rng.integers(-30, 30, (count, 3))
-    pixels = np.take_along_axis(greys, maps.reshape(count, -1), 1).reshape(maps.shape) + rng.normal(0, 8, maps.shape)
+    pixels = greys[np.arange(count)[:, None, None], maps] + rng.normal(0, 8, maps.shape)
     data = {"image": pixels.clip(0, 255).astype(np.uint8)[..., None], "map": maps}
     train, test = ({name: array[part] for name, array in data.items()} for part in (np.s_[:600], np.s_[600:]))
-    return {"train": train, "test": test, "fields": {"image": Image(channels=1), "map": ClassMap(class_names=CLASSES)}}
+    fields = {"image": Image(channels=1), "map": ClassMap(class_names=("ground", "disc", "square"))}
+    return {"train": train, "test": test, "fields": fields}
 
 
 class Net(nn.Module):
@@ -39,40 +36,34 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Return logits for each pixel."""
         for dilation in (1, 2, 4, 8, 1):
             x = nn.relu(nn.Conv(24, (3, 3), kernel_dilation=dilation)(x))
-        return nn.Conv(len(CLASSES), (1, 1))(x)
+        return nn.Conv(3, (1, 1))(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(Task):
-    """Name the class of each pixel; what a crop brings in from outside is 255 and does not count."""
+    """Name the class of each pixel."""
 
-    example: ClassVar[Mapping[str, type]] = {"image": Image, "map": ClassMap}
-    best: ClassVar[tuple[str, str]] = ("mean_iou", "max")
+    example: ClassVar = {"image": Image, "map": ClassMap}
+    best: ClassVar = ("mean_iou", "max")
 
-    def counted(self, batch):
-        """Return which pixels count."""
+    def counted(self, batch):  # 255 is what a crop brings in from outside
         return batch["mask"][:, None, None] & (batch["map"] != 255)
 
     def count(self, batch):
-        """Return how many."""
         return self.counted(batch).sum(dtype=jnp.int32)
 
     def losses(self, outputs, batch):
-        """Return the cross-entropy of each pixel."""
-        label = jnp.minimum(batch["map"], len(CLASSES) - 1)
-        return jnp.where(self.counted(batch), optax.softmax_cross_entropy_with_integer_labels(outputs, label), 0.0)
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.minimum(batch["map"], 2))
+        return jnp.where(self.counted(batch), losses, 0.0)
 
-    def sums(self, outputs, batch):
-        """Return the confusion matrix: rows are the truth."""
+    def sums(self, outputs, batch):  # a confusion matrix: rows are the truth
         truth, found = jnp.arange(3) == batch["map"][..., None], jnp.arange(3) == outputs.argmax(-1)[..., None]
         both = truth[..., :, None] & found[..., None, :] & self.counted(batch)[..., None, None]
         return {"confusion": both.sum((0, 1, 2), dtype=jnp.int32)}
 
     def metrics(self, sums):
-        """Return the mean over the classes of intersection over union."""
         both = np.diag(sums["confusion"])
         union = sums["confusion"].sum(0) + sums["confusion"].sum(1) - both
         return {"mean_iou": float(np.mean(both / np.maximum(union, 1)))}
@@ -86,5 +77,4 @@ EXPERIMENT = Experiment(
     optim=AdamW(learning_rate=5e-3),
     schedule=CosineDecay(),
     train=TrainConfig(batch_size=32, epochs=20),
-    eval=EvalConfig(every=100),
 )
