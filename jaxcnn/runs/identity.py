@@ -7,6 +7,7 @@ makes batches on the host, without comments.
 """
 
 import ast
+import contextlib
 import hashlib
 import inspect
 import json
@@ -42,7 +43,7 @@ _ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # What images are decoded and resized by.
 _DECODERS = ("numpy", "pillow", "opencv-python-headless", "simplejpeg")
-_SYMBOL = re.compile(r"@[\w.\"$-]+")
+_SYMBOL = re.compile(r"@\"?([\w.$-]+)\"?")
 _NAMES = re.compile(r"\{?[\w.]*result_info = \"[^\"]*\"\}?|\bloc\([^)]*\)|^module @\S+")
 _VALUE = re.compile(r"%[\w:#]+")
 
@@ -158,10 +159,8 @@ def programs_of(
         return Programs.from_json(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found = trace(experiment, data, finder, platform)
-    try:
+    with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         write_atomically(path, json.dumps(found.to_json()).encode())
-    except OSError:  # a cache that cannot be written only costs time
-        pass
     return found
 
 
@@ -169,7 +168,7 @@ def trace(experiment: Experiment, data: Description, finder: Finder, platform: s
     """Return the programs of an experiment, lowered for one device of a platform."""
     train = replace(experiment.train, devices=1 if jax.process_count() == 1 else None, parallel="jit")
     trainer = Trainer.from_experiment(replace(experiment, train=train), data=data, finder=finder)
-    model, tx, task = trainer.model, trainer.tx, trainer.task
+    model, tx, task, data = trainer.model, trainer.tx, trainer.task, trainer.data
     step = make_train_step(
         model,
         tx,
@@ -208,18 +207,27 @@ def trace(experiment: Experiment, data: Description, finder: Finder, platform: s
 def _program(function: Callable, like: tuple, platform: str) -> Program:
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), like)
     traced = backend.jit(function, platform=platform).trace(*like)
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    numbers: dict[str, str] = {}
-    lines = []
-    for line in text.splitlines():
-        line = _NAMES.sub("", line)
-        lines.append(_SYMBOL.sub(lambda found: numbers.setdefault(found[0], f"@{len(numbers)}"), line).strip())
+    module = traced.lower(lowering_platforms=(platform,)).compiler_ir()
+    functions = {op.attributes["sym_name"].value: _NAMES.sub("", str(op)) for op in module.body.operations}
+    digests: dict[str, str] = {}
+
+    def digest(name: str) -> str:
+        if name not in digests:
+            digests[name] = ""  # in its own head
+            # By what it does: how many copies of a function JAX writes out is an accident of its caches.
+            text = _SYMBOL.sub(lambda found: f"@{digest(found[1])}" if found[1] in functions else "@", functions[name])
+            digests[name] = hashlib.sha256(text.encode()).hexdigest()
+        return digests[name]
+
+    sha256 = digest("main")
+    distinct = {digests[name]: functions[name] for name in digests}
     operations = Counter(
-        hashlib.sha256(_VALUE.sub("%", line).encode()).hexdigest()[:8]
-        for line in lines
+        hashlib.sha256(_SYMBOL.sub("@", _VALUE.sub("%", line.strip())).encode()).hexdigest()[:8]
+        for text in distinct.values()
+        for line in text.splitlines()
         if "stablehlo." in line or "call @" in line or "chlo." in line
     )
-    return Program(hashlib.sha256("\n".join(lines).encode()).hexdigest(), operations)
+    return Program(sha256, operations)
 
 
 def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
@@ -254,8 +262,7 @@ def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
 def _without_comments(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(getattr(body[0], "value", None), ast.Constant) and isinstance(body[0].value.value, str):
-                body[:] = body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
