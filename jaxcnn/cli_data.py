@@ -58,13 +58,17 @@ def _show(arguments: list[str]) -> None:
 
     house_style()  # matplotlib may be missing: better said now
     cli._prepare_process(distributed=False)
+    import jax
+
+    from jaxcnn.data.samples import training_samples
     from jaxcnn.files import write_atomically
-    from jaxcnn.report.samples import sample_sheet
-    from jaxcnn.runs.samples import training_samples
+    from jaxcnn.report.sheet import sample_sheet
     from jaxcnn.train.progress import WorkProgress
 
+    key, finder = jax.random.key(experiment.seed), experiment.finder
     with StopFlag() as stop, WorkProgress() as progress:
-        found = training_samples(experiment, options.step, options.count, stop.check, progress)
+        batch = (experiment.data, key, experiment.train.batch_size, options.step, options.count)
+        found = training_samples(*batch, finder=finder, poll=stop.check, progress=progress)
         shown, size = len(found.images), experiment.train.batch_size
         title = f"{experiment.name}, step {options.step:,}: {shown} of {size} examples, seed {experiment.seed}"
         sheet = sample_sheet(title, found.views, found.images, found.captions, found.counts)

@@ -126,7 +126,7 @@ def load(
     crop: AnyCrop | None = ready(config.train_crop, finder)
     if crop is not None and not streamed:
         raise UsageError("data.train_crop cuts from whole images, which are not kept in memory: stream them")
-    splits = _take(config, store, crop, streamed, poll)
+    splits = take(config, store, crop, streamed, poll)
     train, fields = splits["train"], store.fields
     measured = _norms(config, train, fields, norms, poll)
     return Dataset(
@@ -174,7 +174,7 @@ def _specs(config: DataConfig) -> dict[str, str]:
     return {name: spec for name, spec in specs.items() if spec is not None}
 
 
-def _take(config: DataConfig, store: Store, crop: AnyCrop | None, streamed: bool, poll: Poll) -> dict[str, Examples]:
+def take(config: DataConfig, store: Store, crop: AnyCrop | None, streamed: bool, poll: Poll) -> dict[str, Examples]:
     """Return the splits that `config` names."""
     if frame_of(store.fields) is None and (config.image_size or crop):
         raise UsageError(f"data.image_size and data.train_crop are of images: there are {', '.join(store.fields)}")
