@@ -21,7 +21,6 @@ from jaxcnn.models import MODELS, create
 from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.tasks import Classification
-from jaxcnn.train.compiled import memory
 from jaxcnn.train.optim import OptimConfig, make_optimizer
 from jaxcnn.train.parallel import Jit, make_parallel
 from jaxcnn.train.schedules import ScheduleConfig
@@ -83,7 +82,10 @@ class Program:
     @property
     def peak_bytes(self) -> int | None:
         """Peak memory of the program on each device; None where the compiler does not say."""
-        return None if self._compiled.memory_analysis() is None else memory(self._compiled).peak
+        if (found := self._compiled.memory_analysis()) is None:
+            return None
+        beside = found.output_size_in_bytes - found.alias_size_in_bytes
+        return found.argument_size_in_bytes + found.temp_size_in_bytes + beside
 
 
 def _training(parallel: Jit, step: Callable, state: TrainState, batch: Any, plain: bool) -> tuple[tuple, tuple, Any]:
