@@ -1,55 +1,86 @@
-"""Command-line arguments to typed values, by tyro; mistakes become one clear line each."""
+"""Command-line arguments to values: `argparse` takes the words apart, `typed` says what they may be.
 
+Each field of a tree of dataclasses is an option by its dotted name, `--train.batch-size 64`. Where a field takes one of
+several dataclasses, the options are those of the one that it has, and `--optim adam` chooses another.
+"""
+
+import argparse
 import ast
-import contextlib
 import dataclasses
 import inspect
-import io
-import itertools
-import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import MISSING
+from typing import Any, NamedTuple, NoReturn
 
-import tyro
-
-from jaxcnn.errors import UsageError, nearest, unknown
-from jaxcnn.typed import choices, expected, hints, leaves, variants
+from jaxcnn.errors import UsageError, nearest
+from jaxcnn.typed import Config, Part, choices, from_words, hints, plain, variants
 
 
-def parse(
-    kind: type,
-    command: str,
-    description: str,
-    arguments: Sequence[str],
-    positional: str = "",
-) -> Any:
-    """Return the dataclass `kind`, its fields taken from `arguments`; `--help` prints and exits.
+class _Option(NamedTuple):
+    """A field as an option."""
+
+    tree: int
+    hint: Any
+    default: Any
+    help: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}: see {self.prog} --help")
+
+
+def parse(trees: Sequence[Any], command: str, description: str, words: Sequence[str], positional: str = "") -> list:
+    """Return trees of dataclasses with what the words change in them; `--help` prints and exits.
 
     Args:
-      kind: what to make.
+      trees: the defaults; or dataclasses, of which `positional` alone may lack a default.
       command: as in `jaxcnn COMMAND`.
       description: what `--help` says first.
-      arguments: the words after the command.
+      words: after the command.
       positional: the field that is no option.
 
     Raises:
       UsageError: an option is unknown or lacks its value, a value is of the wrong type, a word is left over.
     """
-    _hide_variants(kind)
-    flags = {_flag(name): hint for name, hint in _options(kind).items() if name != positional}
-    if {"-h", "--help"} & set(arguments):
-        _add_help(kind)
-    else:
-        _check_flags(arguments, flags)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"jaxcnn {command}", description=description, args=arguments)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(said.getvalue(), arguments, flags, command, positional)) from None
+    words = [_hyphens(word) for word in words]
+    helps = bool({"-h", "--help"} & {*words})
+    trees = [tree if isinstance(tree, type) else _chosen(tree, words) for tree in trees]
+    options: dict[str, _Option] = {}
+    for number, tree in enumerate(trees):
+        options |= _options(tree, number, helps)
+    switches = {flag_of(name) for name, option in options.items() if plain(option.hint)[0] is bool}
+    flags = {flag_of(name) for name in options if name != positional} | {_negated(flag) for flag in switches}
+    if not helps:
+        _check_flags(words, flags, switches)
+    parser = _Parser(
+        prog=f"jaxcnn {command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    groups: dict[str, Any] = {}
+    for name, option in options.items():
+        room = name.partition(".")[0] if "." in name else "options"
+        if room not in groups:
+            groups[room] = parser.add_argument_group(room)
+        _add(parser if name == positional else groups[room], name, option, name == positional)
+    found, left = parser.parse_known_args(words)
+    if left:
+        raise UsageError(f"unexpected argument {left[0]!r}: see jaxcnn {command} --help")
+    given: list[dict[str, Any]] = [{} for _ in trees]
+    for name, option in options.items():
+        value = getattr(found, name)
+        said = name.upper() if name == positional else flag_of(name)
+        if (value is not None and value != []) or (value == [] and name != positional):
+            given[option.tree][name] = _value(option.hint, value, said)
+        elif option.default is MISSING:
+            raise UsageError(f"{said} is missing: see jaxcnn {command} --help")
+    return [
+        tree(**new) if isinstance(tree, type) else Config.override(tree, new)
+        for tree, new in zip(trees, given, strict=True)
+    ]
 
 
 def take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -64,38 +95,133 @@ def take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """Return what follows `flag`, None where it is not given.
+    """Return what follows `flag`, the last time that it is given; None where it is not.
 
     Raises:
       UsageError: nothing follows.
     """
-    found = [words for name, words in _groups(arguments) if name == flag]
-    if not found:
-        return None
-    if not found[-1] or not found[-1][0]:
-        raise UsageError(f"{flag} needs a value")
-    return found[-1][0]
-
-
-def take_pairs(flag: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the pairs that follow each `flag` as in `--model.options shortcut B`, and the other arguments.
-
-    Raises:
-      UsageError: the words after the flag are not pairs.
-    """
-    pairs: dict[str, Any] = {}
-    for name, words in _groups(arguments):
+    found = None
+    for number, word in enumerate(map(_hyphens, arguments)):
+        name, equals, value = word.partition("=")
         if name == flag:
-            if not words or len(words) % 2:
-                raise UsageError(f"{flag} takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
-            pairs |= dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
-    others: list[str] = []
-    taking = False
-    for word in arguments:
-        taking = word.split("=")[0] == flag if word.startswith("--") else taking
-        if not taking:
-            others.append(word)
-    return pairs, others
+            found = value if equals else next((w for w in arguments[number + 1 : number + 2] if w[:2] != "--"), "")
+            if not found:
+                raise UsageError(f"{flag} needs a value")
+    return found
+
+
+def flag_of(name: str) -> str:
+    """Return the option of a field, by its dotted name."""
+    return "--" + name.replace("_", "-")
+
+
+def docs(kind: type) -> dict[str, str]:
+    """Return the docstring of each field of a dataclass that has one, as one paragraph."""
+    found: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(one):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        for field, text in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+    return found
+
+
+def _hyphens(word: str) -> str:
+    """Return an option with hyphens in its name, and any other word as it is."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def _negated(flag: str) -> str:
+    head, dot, last = flag[2:].rpartition(".")
+    return f"--{head}{dot}no-{last}"
+
+
+def _chosen(tree: Any, words: Sequence[str]) -> Any:
+    """Return the tree with the dataclasses that options such as `--optim adam` choose; what both have stays."""
+    for name, hint in hints(type(tree)).items():
+        flag, value = flag_of(name), getattr(tree, name)
+        if isinstance(value, tuple) or not variants(hint) or (word := value_of(flag, words)) is None:
+            continue
+        chosen = from_words(hint, [word], flag)
+        if dataclasses.is_dataclass(chosen) and dataclasses.is_dataclass(value) and not isinstance(chosen, Part):
+            names = hints(type(chosen)).keys() - {"kind"}
+            chosen = dataclasses.replace(chosen, **{key: getattr(value, key) for key in names if hasattr(value, key)})
+        tree = dataclasses.replace(tree, **{name: chosen})
+    return tree
+
+
+def _options(tree: Any, number: int, helps: bool, prefix: str = "") -> dict[str, _Option]:
+    """Return the fields of a tree as options, by dotted name."""
+    kind = tree if isinstance(tree, type) else type(tree)
+    texts, found = docs(kind) if helps else {}, {}
+    defaults = {one.name: one for one in dataclasses.fields(kind)}
+    for name, hint in hints(kind).items():
+        value = _default(defaults[name]) if isinstance(tree, type) else getattr(tree, name)
+        inner = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        if name == "kind" or not defaults[name].compare:
+            continue
+        if not inner or variants(hint):
+            found[prefix + name] = _Option(number, hint, value, texts.get(name, ""))
+        if inner:
+            found |= _options(value, number, helps, f"{prefix}{name}.")
+    return found
+
+
+def _default(one: dataclasses.Field) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _add(group: Any, name: str, option: _Option, positional: bool) -> None:
+    kind, text = plain(option.hint)[0], option.help.replace("%", "%%")
+    if positional:
+        group.add_argument(name, nargs="*" if _takes_list(kind) else "?", metavar=name.upper(), help=text)
+    elif kind is bool:
+        text = f"{text} (default: {option.default})"
+        group.add_argument(flag_of(name), dest=name, action="store_const", const=["True"], help=text)
+        group.add_argument(
+            _negated(flag_of(name)), dest=name, action="store_const", const=["False"], help=argparse.SUPPRESS
+        )
+    else:
+        names = choices(option.hint) or tuple(variants(option.hint))
+        metavar = "|".join(names) if names else "VALUE"
+        text = f"{text} (default: {_shown(option.default)})".replace("%%", "%").replace("%", "%%")
+        group.add_argument(
+            flag_of(name),
+            dest=name,
+            action="extend" if _is_dict(kind) else "store",
+            nargs="*",
+            metavar=metavar,
+            help=text,
+        )
+
+
+def _shown(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return str(getattr(value, "kind", None) or getattr(value, "name", type(value).__name__))
+    if isinstance(value, dict):
+        return " ".join(f"{key} {item}" for key, item in value.items()) or "none"
+    return " ".join(map(_shown, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def _takes_list(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is tuple
+
+
+def _is_dict(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is dict
+
+
+def _value(hint: Any, words: Any, said: str) -> Any:
+    """Return what the words after an option stand for; pairs are added to those that there are."""
+    words = [words] if isinstance(words, str) else words
+    if not _is_dict(plain(hint)[0]):
+        return from_words(hint, words, said)
+    if not words or len(words) % 2:
+        raise UsageError(f"{said} takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
+    return dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
 
 
 def _literal(word: str) -> Any:
@@ -105,101 +231,15 @@ def _literal(word: str) -> Any:
         return word
 
 
-def _options(kind: Any) -> dict[str, Any]:
-    """Return the types of the options by name; parts of `kind` that are dataclasses give no prefix."""
-    found: dict[str, Any] = {}
-    for name, hint in hints(kind).items():
-        found |= leaves(hint) if dataclasses.is_dataclass(hint) else {name: hint}
-    return found
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _negated(flag: str) -> str:
-    head, dot, last = flag[2:].rpartition(".")
-    return f"--{head}{dot}no-{last}"
-
-
-def _groups(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return each option, spelled with hyphens, with the words up to the next one."""
-    groups: list[tuple[str, list[str]]] = []
-    for word in arguments:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            groups.append((name.replace("_", "-"), [value] if equals else []))
-        elif groups:
-            groups[-1][1].append(word)
-    return groups
-
-
-def _check_flags(arguments: Sequence[str], flags: Mapping[str, Any]) -> None:
-    switches = {name for flag, hint in flags.items() if hint is bool for name in (flag, _negated(flag))}
-    for word in arguments:
-        flag = word.split("=")[0].replace("_", "-")
+def _check_flags(words: Sequence[str], flags: set[str], switches: set[str]) -> None:
+    negated = {_negated(flag): flag for flag in switches}
+    for word in words:
+        flag, equals, _ = word.partition("=")
         if not word.startswith("--"):
             continue
-        for name, hint in flags.items():
-            if variants(hint) and (flag == name or flag.startswith(f"{name}.")):
-                raise UsageError(f"{name} is no option: set {name[2:].replace('-', '_')} in the experiment's file")
-        if flag not in flags and flag not in switches:
-            guess = nearest(flag, [*flags, *switches])
-            hint = f"did you mean {guess}?" if guess else "see --help for all"
-            raise UsageError(f"unknown option {word.split('=')[0]}: {hint}")
-        if flag in switches and "=" in word:
-            pair = flag if flag in flags else next(name for name in flags if _negated(name) == flag)
+        if flag not in flags:
+            guess = nearest(flag, sorted(flags))
+            raise UsageError(f"unknown option {flag}: {f'did you mean {guess}?' if guess else 'see --help for all'}")
+        if equals and flag in switches | negated.keys():
+            pair = negated.get(flag, flag)
             raise UsageError(f"{flag} takes no value: write {pair} or {_negated(pair)}")
-
-
-def _one_line(box: str, arguments: Sequence[str], flags: Mapping[str, Any], command: str, positional: str) -> str:
-    """Return what tyro says in a box of several lines as one line that names the value and what was expected."""
-    lines = [line.strip("│╭╰╮╯─-+| \t") for line in box.splitlines()]
-    text = " ".join(line for line in lines if line)
-    if "Missing from" in text:
-        return f"{positional.upper()} is missing: see jaxcnn {command} --help"
-    if found := re.search(r"Unrecognized options: (.*?)(, | For full| Perhaps|$)", text):
-        return f"unexpected argument {found[1]!r}: see jaxcnn {command} --help"
-    # The last first: of an option given twice the last one counts.
-    for flag, words in reversed(_groups(arguments)):
-        hint = flags.get(flag)
-        if not re.search(rf"(?<![\w.-])(--)?{flag[2:]}(?![\w.-])", text) or hint is None:
-            continue
-        value = " ".join(words)
-        if not words:
-            return f"{flag} needs a value: expected {expected(hint)}"
-        if choices(hint) and value not in choices(hint):
-            return str(unknown(flag, value, choices(hint)))
-        return f"{flag} is {value!r}: expected {expected(hint)}"
-    return text
-
-
-def _hide_variants(kind: Any) -> None:
-    """Tell tyro that fields which take one of several dataclasses are no options: they keep their default."""
-    for name, hint in hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            _hide_variants(hint)
-        elif variants(hint):
-            kind.__annotations__[name] = Annotated[hint, tyro.conf.Fixed, tyro.conf.Suppress]
-
-
-def _add_help(kind: Any) -> None:
-    """Give tyro the docstring of each field as one paragraph; it would keep their line breaks."""
-    documented = docs(kind)
-    for field in dataclasses.fields(kind):
-        if text := documented.get(field.name):
-            field.metadata = {"help": text}  # type: ignore[assignment]
-        hint = hints(kind)[field.name]
-        if dataclasses.is_dataclass(hint):
-            _add_help(hint)
-
-
-def docs(kind: type) -> dict[str, str]:
-    """Return the docstring of each field of a dataclass that has one, as one paragraph."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    found: dict[str, str] = {}
-    body = tree.body  # type: ignore[attr-defined]
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
-    return found

@@ -10,15 +10,14 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
-from jaxcnn.arguments import parse, take_file, take_pairs, value_of
+from jaxcnn.arguments import parse, take_file, value_of
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.stop import StopFlag, Stopped, exit_on_second_interrupt
+from jaxcnn.typed import Count, Option
 
 if TYPE_CHECKING:
     from jaxcnn.experiment import Experiment
@@ -35,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["--version"]:
-            from importlib import metadata
+            from jaxcnn import __version__
 
-            print(metadata.version("jaxcnn"))
+            print(__version__)
             return 0
         # From the start, so that a signal while JAX is imported is one to stop at, too.
         with StopFlag() if arguments[:1] in (["train"], ["evaluate"], ["data"]) else contextlib.nullcontext():
@@ -112,6 +111,10 @@ class _RunOptions:
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. RUNS_DIR must be shared."""
     quiet: bool = False
     """Show no progress."""
+    code: tuple[Path, ...] = ()
+    """With --resume: folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
+    accept_program: bool = False
+    """With --resume: go on even where code has changed what the run computes."""
 
 
 EXPERIMENT_HELP = """FILE is a Python file that exports EXPERIMENT, as in experiments/.
@@ -138,13 +141,15 @@ def _train(arguments: list[str]) -> None:
     description = f"{_train.__doc__}\n\n{EXPERIMENT_HELP}"
     options, experiment = parse_experiment(_RunOptions(), default, "train [FILE]", description, arguments)
     _prepare_process(distributed=options.distributed)
+    shared: dict[str, Any] = {"progress": not options.quiet, "command": command}
     if options.resume is not None:
-        run = runs.resume(options.resume, experiment, progress=not options.quiet, command=command)
+        own = {"code": options.code, "accept_program": options.accept_program}
+        run = runs.resume(options.resume, experiment, **shared, **own)
     elif experiment.train.seeds > 1:
-        _show_seeds(runs.run_seeds(experiment, options.runs_dir, progress=not options.quiet, command=command))
+        _show_seeds(runs.run_seeds(experiment, options.runs_dir, **shared))
         return
     else:
-        run = runs.run(experiment, options.runs_dir, progress=not options.quiet, command=command)
+        run = runs.run(experiment, options.runs_dir, **shared)
     _show_result(run)
 
 
@@ -163,26 +168,11 @@ def parse_experiment(
     Raises:
         UsageError: as arguments.parse.
     """
-    from jaxcnn.experiment import Experiment
-
-    # Pairs are added to the file's; tyro would take a dict's present keys only.
-    given, arguments = take_pairs("--model.options", arguments)
-    model_options = default.model.options | given
-    default = replace(default, model=replace(default.model, options={}))
-
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        options: Annotated[type(chosen), tyro.conf.arg(name="")] = chosen
-        """How to run it."""
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default
-        """What to run."""
-
-    shown = " ".join(f"{key} {value}" for key, value in model_options.items()) or "none"
-    parsed = parse(Arguments, command, f"{description}\n\nFILE's model options: {shown}.", arguments)
-    experiment = replace(parsed.experiment, model=replace(parsed.experiment.model, options=model_options))
-    if value_of("--train.epochs", arguments) not in (None, "None") and value_of("--train.steps", arguments) is None:
-        experiment = replace(experiment, train=replace(experiment.train, steps=None))  # the file's steps give way
-    return parsed.options, experiment
+    steps = value_of("--train.steps", arguments)
+    if value_of("--train.epochs", arguments) not in (None, "None") and steps is None:
+        default = default.override({"train.epochs": 1.0, "train.steps": None})  # the file's steps give way
+    options, experiment = parse((chosen, default), command, description, arguments)
+    return options, replace(experiment, code=default.code)
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -191,12 +181,12 @@ def _evaluate(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+        run: Path
         """The run folder."""
         split: Literal["test", "val", "train"] = "test"
         """Which examples; training images are not augmented."""
         checkpoint: Literal["last", "best"] = "last"
-        """The newest, or the best by validation accuracy."""
+        """The newest, or the best on the validation split."""
         views: Literal["center", "ten_crop", "multi_scale"] = "center"
         """What of each image is scored: what the run itself does; four corners, the centre and their mirror images; or
         the whole image, and its mirror image, at several scales. Probabilities are averaged."""
@@ -204,8 +194,10 @@ def _evaluate(arguments: list[str]) -> None:
         """Short sides in pixels for multi_scale, such as 224 256 384."""
         resize_to: int | None = None
         """Length that the short side is scaled to before crops of data.image_size; None: the run's own."""
+        code: tuple[Path, ...] = ()
+        """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
 
-    parsed = parse(Arguments, "evaluate", _evaluate.__doc__ or "", arguments, "run")
+    (parsed,) = parse((Arguments,), "evaluate", _evaluate.__doc__ or "", arguments, "run")
     _prepare_process(distributed=False)
     from jaxcnn.report.tables import metric_name, metric_value
 
@@ -219,18 +211,21 @@ def _export(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+        run: Path
         """The run folder."""
         output: Path | None = None
         """Folder for the files; None: RUN/export."""
         checkpoint: Literal["last", "best"] = "last"
-        """The newest, or the best by validation accuracy."""
+        """The newest, or the best on the validation split."""
+        code: tuple[Path, ...] = ()
+        """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
 
-    parsed = parse(Arguments, "export", _export.__doc__ or "", arguments, "run")
+    (parsed,) = parse((Arguments,), "export", _export.__doc__ or "", arguments, "run")
     _prepare_process(distributed=False)
     from jaxcnn.runs.export import export
 
-    paths = export(parsed.run, parsed.output or parsed.run / "export", checkpoint=parsed.checkpoint)
+    output = parsed.output or parsed.run / "export"
+    paths = export(parsed.run, output, checkpoint=parsed.checkpoint, code=parsed.code)
     print_table(["file", "MiB"], [(str(path), f"{path.stat().st_size / 2**20:,.2f}") for path in paths], right=(1,))
 
 
@@ -244,7 +239,7 @@ def _models(arguments: list[str]) -> None:
         json: bool = False
         """Print a JSON list in place of a table."""
 
-    parsed = parse(Arguments, "models", _models.__doc__ or "", arguments)
+    (parsed,) = parse((Arguments,), "models", _models.__doc__ or "", arguments)
     from jaxcnn.models.summary import model_rows
 
     found = model_rows(parsed.family)
@@ -268,9 +263,7 @@ def _models(arguments: list[str]) -> None:
     print_table(header, rows, right=(5, 6, 7))
 
 
-_SUMMARY_HELP = """--options KEY VALUE ... are the model's own options, as in --options shortcut A.
-
-Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive field in pixels.
+_SUMMARY_HELP = """Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive field in pixels.
 A model made with auxiliary heads (--options aux_heads True) counts with them, as it is trained."""
 
 
@@ -279,27 +272,29 @@ def _summary(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-        """A name that `jaxcnn models` lists."""
-        input: int | None = None
-        """Side of the square input in pixels; None: the size the model was published with."""
-        num_classes: int | None = None
-        """Logits; None: as published."""
+        name: str
+        """A name that `jaxcnn models` lists, or your own, nets.py:tiny."""
+        input: tuple[Count, ...] = ()
+        """Side of the square input in pixels, or its height, width and channels; left out: as it was published."""
+        num_classes: Count | None = None
+        """Outputs; None: as published."""
         stages: bool = False
         """One row for each stage in place of each layer."""
+        options: dict[str, Option] = field(default_factory=dict)
+        """The model's own options, as pairs KEY VALUE, such as shortcut A."""
 
-    options, arguments = take_pairs("--options", arguments)
-    parsed = parse(Arguments, "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
-    from jaxcnn.models import MODELS, create, summary
+    (parsed,) = parse((Arguments,), "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
+    from jaxcnn.models import MODELS, summary
+    from jaxcnn.models.config import ModelConfig
+    from jaxcnn.parts import Finder
+    from jaxcnn.runs.build import find_model
 
-    if parsed.num_classes is not None:
-        options["num_classes"] = parsed.num_classes
-    model = create(parsed.name, **options)
-    shape = MODELS[parsed.name].input_shape
-    if parsed.input is not None:
-        if parsed.input < 1:
-            raise UsageError(f"--input is {parsed.input}: expected a size in pixels, such as {shape[0]}")
-        shape = (parsed.input, parsed.input, shape[2])
+    published = MODELS[parsed.name].input_shape if parsed.name in MODELS else (224, 224, 3)
+    config = ModelConfig(name=parsed.name, num_classes=parsed.num_classes, options=parsed.options)
+    model = find_model(config, None, Finder())
+    if len(parsed.input) not in (0, 1, 3):
+        raise UsageError(f"--input is {' '.join(map(str, parsed.input))}: expected a side, or height, width, channels")
+    shape = (parsed.input * 2 + published[2:] if len(parsed.input) == 1 else parsed.input) or published
     found = (summary.stage_rows if parsed.stages else summary.summarize)(model, shape)
 
     def numbers(params: int, macs: int, sees: str, memory: int) -> tuple[str, ...]:
@@ -338,7 +333,7 @@ def _predict(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")] = ()
+        images: tuple[Path, ...] = ()
         """Image files."""
         weights: Path | None = None
         """A .safetensors, .pth or .h5 file."""
@@ -350,7 +345,7 @@ def _predict(arguments: list[str]) -> None:
         json: bool = False
         """Print a JSON list in place of a table."""
 
-    parsed = parse(Arguments, "predict", _predict.__doc__ or "", arguments, "images")
+    (parsed,) = parse((Arguments,), "predict", _predict.__doc__ or "", arguments, "images")
     if parsed.weights is None:
         raise UsageError("which weights? expected --weights FILE, see jaxcnn predict --help")
     if not parsed.images:
@@ -434,13 +429,13 @@ def _cluster() -> dict[str, Any]:
 
 def example() -> "Experiment":
     """Return the experiment that `--help` shows where no file says what the defaults are."""
-    from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
+    from jaxcnn import DataConfig, Experiment, ModelConfig, Momentum, TrainConfig
 
     return Experiment(
         name="example",
         model=ModelConfig(name="lenet5"),
         data=DataConfig(source="digits"),
-        optim=OptimConfig(),
+        optim=Momentum(),
         train=TrainConfig(batch_size=64, epochs=10),
     )
 
@@ -452,7 +447,7 @@ def _show_result(run: Any) -> None:
         return
     from jaxcnn.report.tables import final_table
 
-    rows = final_table(run.result, run.data["class_names"])
+    rows = final_table(run.result, run.description.class_names)
     figures = sorted((run.path / "figures").glob("*.png"))
     rows += [("figure", str(path)) for path in figures] + [("run folder", str(run.path))]
     print_table([run.experiment.name, ""], rows)
@@ -463,10 +458,11 @@ def _show_seeds(found: Sequence[Any]) -> None:
     from jaxcnn.report.results import Measured
     from jaxcnn.report.tables import metric_name, metric_value
 
-    metric, scores, rows, failed = "test/accuracy", [], [], []
+    metric, scores, rows, failed = "", [], [], []
     for run in found:
         result = run.result
         if result["status"] == "finished":
+            metric = result["metric"]
             scores.append(result["metrics"][metric])
             rows.append((str(result["seed"]), metric_value(metric, scores[-1]), str(run.path)))
         else:

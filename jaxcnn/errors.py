@@ -24,8 +24,8 @@ def nearest(value: str, choices: Iterable[str]) -> str | None:
     return lowered[found[0]] if found else None
 
 
-def unknown(what: str, value: str, choices: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among `choices`.
+def unknown(what: str, value: str, choices: Iterable[str], at: str = "") -> UsageError:
+    """Return the error for a name that is not among `choices`; `at` is shown before each.
 
     >>> unknown("model", "resnt20", ["lenet5", "resnet20"]).args[0]
     "unknown model 'resnt20': did you mean 'resnet20'?"
@@ -33,5 +33,5 @@ def unknown(what: str, value: str, choices: Iterable[str]) -> UsageError:
     names = sorted(choices)
     guess = nearest(value, names)
     if guess is not None:
-        return UsageError(f"unknown {what} {value!r}: did you mean {guess!r}?")
-    return UsageError(f"unknown {what} {value!r}: valid choices are {', '.join(names)}")
+        return UsageError(f"unknown {what} {at + value!r}: did you mean {at + guess!r}?")
+    return UsageError(f"unknown {what} {at + value!r}: valid choices are {', '.join(at + name for name in names)}")

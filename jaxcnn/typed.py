@@ -31,7 +31,7 @@ _WORDS = {
     Path: "a path",
     types.NoneType: "None",
 }
-_LISTS = {int: "a list of whole numbers", float: "a list of finite numbers", str: "a list of texts"}
+_MANY = {int: "whole numbers", float: "finite numbers", str: "texts"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,25 @@ class Interval:
 
     def __str__(self) -> str:
         """Return it in words that follow "a number"."""
-        low = f"({self.above:g}" if self.least is None else f"[{self.least:g}"
-        if self.most is None and self.below is None:
-            return f" above {self.above:g}" if self.least is None else f", {self.least:g} or more"
-        return f" in {low}, {self.below:g})" if self.most is None else f" in {low}, {self.most:g}]"
+        above, least, most, below = (
+            None if bound is None else f"{bound:.15g}" for bound in (self.above, self.least, self.most, self.below)
+        )
+        low = above if least is None else least
+        high = below if most is None else most
+        if high is None:
+            return f" above {low}" if least is None else f", {low} or more"
+        if low is None:
+            return f" below {high}" if most is None else f", {high} or less"
+        return f" in {'(' if least is None else '['}{low}, {high}{')' if most is None else ']'}"
+
+
+@dataclass(frozen=True)
+class Rising:
+    """Marks a list of numbers none of which may be smaller than the one before it."""
+
+    def __str__(self) -> str:
+        """Return it in words that follow "numbers"."""
+        return ", in rising order"
 
 
 Positive = Annotated[float, Interval(above=0)]
@@ -113,8 +128,7 @@ class Config:
           UsageError: naming the first that cannot be, and what was expected.
         """
         for name, hint in hints(type(self)).items():
-            where = f"{self._at}.{name}" if self._at else name
-            object.__setattr__(self, name, check(hint, getattr(self, name), where))
+            object.__setattr__(self, name, check(hint, getattr(self, name), _called(self, name)))
 
     def override(self, values: Mapping[str, Any]) -> typing.Self:
         """Return a copy with other values of some fields, which are named as in "optim.learning_rate".
@@ -122,17 +136,20 @@ class Config:
         Raises:
           UsageError: there is no such field, or it does not take the value.
         """
+        kinds = hints(type(self))
         changed: dict[str, Any] = {}
         inner: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
             head, dot, rest = name.partition(".")
-            if head not in hints(type(self)):
+            if head not in kinds:
                 raise unknown("field", name, leaves(self))
             if dot:
                 inner.setdefault(head, {})[rest] = value
+            elif isinstance(value, dict) and isinstance(getattr(self, head), dict):  # added to those there are
+                changed[head] = getattr(self, head) | value
             else:
-                changed[head] = value
-        kept = {name: getattr(self, name) for name in hints(type(self))} | changed
+                changed[head] = check(kinds[head], value, _called(self, head))
+        kept = {name: getattr(self, name) for name in kinds} | changed
         for head, rest_of in inner.items():
             if isinstance(kept[head], dict):
                 kept[head] = kept[head] | rest_of
@@ -143,10 +160,23 @@ class Config:
         return type(self)(**kept)
 
 
-@functools.cache
+def _called(tree: Any, name: str) -> str:
+    """Return what a field is called in messages."""
+    at = getattr(tree, "_at", "")
+    return f"{at}.{name}" if at else name
+
+
 def hints(kind: Any) -> dict[str, Any]:
     """Return the type of each field of a dataclass, with its annotations."""
-    found = typing.get_type_hints(kind, include_extras=True)
+    return _hints(kind)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    names: dict[str, Any] = {}  # of the modules that it was made in: sys.modules has not those of a user's parts
+    for one in reversed(kind.__mro__):
+        names |= getattr(one.__init__, "__globals__", {})
+    found = typing.get_type_hints(kind, names, include_extras=True)
     return {one.name: found[one.name] for one in dataclasses.fields(kind) if one.init}
 
 
@@ -179,40 +209,44 @@ def variants(hint: Any) -> dict[str, Any]:
         return variants(typing.get_args(hint)[0])
     if typing.get_origin(hint) in _UNIONS:
         return {kind: one for part in typing.get_args(hint) for kind, one in variants(part).items()}
-    return {hint.kind: hint} if dataclasses.is_dataclass(hint) and "kind" in hints(hint) else {}
+    tells = dataclasses.is_dataclass(hint) and "kind" in hints(hint)
+    return {hint.kind: hint} if tells else {}
+
+
+def openings(hint: Any) -> list[Open]:
+    """Return what a field, or an alternative of it, is marked with where it takes a user's own part."""
+    hint, notes = plain(hint)
+    parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else ()
+    return [note for note in notes if isinstance(note, Open)] + [note for part in parts for note in openings(part)]
 
 
 def expected(hint: Any) -> str:
     """Return in words what a field of this type takes."""
+    own = [f"{note.what} of your own" for note in openings(hint)]
     hint, notes = plain(hint)
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    ranges = "".join(str(note) for note in notes if isinstance(note, Interval))
+    ranges = "".join(str(note) for note in notes if isinstance(note, Interval | Rising))
     if kinds := variants(hint):
-        own = next((f"{note.what} of your own" for note in notes if isinstance(note, Open)), None)
-        names = [kind.__name__ for kind in kinds.values()] + [own] * (own is not None)
-        names += ["None"] * (types.NoneType in parts)
-        return expected_list(parts[0]) if origin is tuple else " or ".join(map(str, names))
+        names = [kind.__name__ for kind in kinds.values()] + own + ["None"] * (types.NoneType in parts)
+        return f"a list of {expected(parts[0])}" if origin is tuple else " or ".join(names)
     if origin is Literal:
         return " or ".join(map(str, parts))
     if origin in _UNIONS:
         return " or ".join(map(expected, parts))
     if origin is tuple:
-        return _LISTS.get(plain(parts[0])[0], "a list of numbers") + "".join(map(str, plain(parts[0])[1]))
+        item, ranges_of_item = plain(parts[0])
+        many = f"{'a list of' if Ellipsis in parts else len(parts)} {_MANY.get(item, 'numbers')}"
+        return many + "".join(map(str, ranges_of_item)) + ranges
     if origin is dict:
         return "values by name"
     return (_WORDS.get(hint) or f"the fields of {getattr(hint, '__name__', hint)}") + ranges
-
-
-def expected_list(item: Any) -> str:
-    """Return in words what a list of such items is."""
-    return f"a list of {expected(item)}"
 
 
 def choices(hint: Any) -> tuple[str, ...]:
     """Return the names that a field takes, () where they are not a fixed list."""
     hint, _ = plain(hint)
     literals = [part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal]
-    return tuple(name for part in literals for name in typing.get_args(part))
+    return tuple(name for part in literals for name in typing.get_args(part) if isinstance(name, str))
 
 
 def check(hint: Any, value: Any, name: str) -> Any:
@@ -222,24 +256,26 @@ def check(hint: Any, value: Any, name: str) -> Any:
     float where a float is expected; the name of a part, or a function or class that has one, to a `Part`.
 
     Args:
-      hint: bool, int, float, str, Path, None, Literal, a union of these, tuple[X, ...], dict[str, X], or a dataclass
-        whose fields are of these types; or one of several dataclasses, or a list of them, told apart by a field
-        `kind: Literal[...]` with a default; annotated with an `Interval`, or with `Open`.
+      hint: bool, int, float, str, Path, None, Literal, a union of these, tuple[X, ...], tuple[X, X], dict[str, X], or a
+        dataclass whose fields are of these types; or one of several dataclasses, or a list of them, told apart by a
+        field `kind: Literal[...]` with a default; annotated with `Interval`, `Rising` or `Open`.
       value: from Python or from JSON.
       name: the field's dotted name; "" for a whole tree.
 
     Raises:
       UsageError: the value is of another type, a number is not finite or out of range, a field is unknown or missing.
     """
-    hint, notes = plain(hint)
-    for note in notes:
-        if isinstance(note, Open) and (found := _own(note, hint, value, name)) is not None:
+    for opening in openings(hint):
+        if (found := _own(opening, hint, value, name)) is not None:
             return found
+    hint, notes = plain(hint)
     found = _checked(hint, value, name, notes)
+    numbers_of = [number for number in (found if isinstance(found, tuple) else (found,)) if number is not None]
     for note in notes:
-        for number in found if isinstance(found, tuple) else (found,):
-            if isinstance(note, Interval) and number is not None and number not in note:
-                raise _mismatch(hint, notes, value, name)
+        if isinstance(note, Interval) and not all(number in note for number in numbers_of):
+            raise _mismatch(hint, notes, value, name)
+        if isinstance(note, Rising) and numbers_of != sorted(numbers_of):
+            raise _mismatch(hint, notes, value, name)
     return found
 
 
@@ -247,14 +283,11 @@ def _checked(hint: Any, value: Any, name: str, notes: list[Any]) -> Any:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, (Mapping, hint)):  # type: ignore[arg-type]
         return _check_fields(hint, value, name)
-    if kinds := variants(hint):
-        if origin is not tuple and isinstance(value, (Mapping, str, *kinds.values())):
-            return _check_fields(*_variant(kinds, value, name), name)
-        if origin is tuple and isinstance(value, list | tuple):
-            return tuple(check(parts[0], item, f"{name}[{number}]") for number, item in enumerate(value))
-    if origin is tuple and isinstance(value, list | tuple) and isinstance(plain(parts[0])[0], type):
-        with contextlib.suppress(UsageError):
-            return tuple(check(parts[0], item, name) for item in value)
+    kinds = variants(hint)
+    if origin is tuple and isinstance(value, list | tuple) and (kinds or dataclasses.is_dataclass(plain(parts[0])[0])):
+        return tuple(check(parts[0], item, f"{name}[{number}]") for number, item in enumerate(value))
+    if origin is not tuple and kinds and isinstance(value, (Mapping, str, *kinds.values())):
+        return _check_fields(*_variant(kinds, value, name), name)
     with contextlib.suppress(_Mismatch):
         return _convert(hint, value)
     if choices(hint) and isinstance(value, str):
@@ -277,14 +310,15 @@ def _own(note: Open, hint: Any, value: Any, name: str) -> Any:
     if isinstance(value, Mapping) and is_reference(str(value.get("kind", ""))):
         options = {key: item for key, item in value.items() if key != "kind"}
         return Part(name=str(value["kind"]), options=options)
-    if isinstance(value, type | types.FunctionType):
+    ours = {one: kind for kind, one in variants(hint).items()}
+    if isinstance(value, type) and value in ours:  # the class for what it makes by itself
+        return check(hint, {"kind": ours[value]}, name)
+    if callable(value) and hasattr(value, "__qualname__"):  # a class or a function, compiled ones too
         return Part(name=reference_of(value))
-    if isinstance(value, tuple(variants(hint).values())) or not dataclasses.is_dataclass(value):
+    if isinstance(value, tuple(ours)) or not dataclasses.is_dataclass(value):
         return None
     if not hasattr(value, note.method):
-        raise UsageError(
-            f"{name} is {type(value).__name__}, which has no {note.method}: expected {expected(Annotated[hint, note])}"
-        )
+        raise UsageError(f"{name} is {type(value).__name__}, which has no {note.method}: expected {expected(hint)}")
     return value
 
 
@@ -294,7 +328,7 @@ def _check_fields(kind: Any, value: Any, name: str) -> Any:
     prefix, found = name + "." if name else "", hints(kind)
     for key in value:
         if key not in found:
-            raise unknown("field", f"{prefix}{key}", [prefix + one for one in found])
+            raise unknown("field", key, found, prefix)
     for one in dataclasses.fields(kind):
         optional = (one.default, one.default_factory) != (dataclasses.MISSING, dataclasses.MISSING)
         if one.name not in value and not optional:
@@ -328,14 +362,15 @@ def _convert(hint: Any, value: Any) -> Any:
         except UsageError as error:
             raise _Mismatch from error
     if origin in _UNIONS:
-        for part in sorted(parts, key=lambda part: type(value) is not part):  # True is not to become 1, nor 1 1.0
+        # True is not to become 1, nor 1 1.0.
+        for part in sorted(parts, key=lambda part: type(value) is not plain(part)[0]):
             with contextlib.suppress(_Mismatch):
                 return _convert(part, value)
     elif origin is Literal:
-        if isinstance(value, str) and value in parts:
+        if any(type(part) is type(value) and part == value for part in parts):
             return value
     elif origin is tuple:
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and (Ellipsis in parts or len(parts) == len(value)):
             return tuple(_convert(parts[0], item) for item in value)
     elif origin is dict:
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -349,6 +384,8 @@ def _convert(hint: Any, value: Any) -> Any:
         wanted = numbers.Integral if hint is int else numbers.Real
         if isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value):  # type: ignore[arg-type]
             return hint(value)
+    elif not isinstance(hint, type):
+        raise UsageError(f"a field cannot be of the type {hint}: see jaxcnn.typed.check for those that can")
     elif isinstance(value, hint):
         return value
     raise _Mismatch
@@ -448,4 +485,4 @@ def set_fields(tree: Any) -> Iterator[tuple[str, Any]]:
 def _set_json(value: Any) -> Any:
     if not dataclasses.is_dataclass(value) or isinstance(value, Part) or is_own(value):
         return to_json(value)
-    return {"kind": getattr(value, "kind", None), **dict(set_fields(value))}
+    return {**({"kind": value.kind} if hasattr(value, "kind") else {}), **dict(set_fields(value))}

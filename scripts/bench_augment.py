@@ -37,10 +37,11 @@ from jaxcnn.data.augment import (
     augment,
     normalize,
 )
+from jaxcnn.data.fields import Batch, Fields, Image, Label
 from jaxcnn.runs.environment import environment
 
 _BATCH = {32: 128, 224: 64}
-_CLASSES = 10
+_FIELDS: Fields = {"image": Image(channels=3), "label": Label(tuple("0123456789"))}
 _CIFAR = (PadCrop(pad=4), Flip())
 
 TRANSFORMS: dict[str, Augmentation] = {
@@ -83,11 +84,11 @@ class Arguments:
     """Interleaved measurements of each."""
 
 
-def compiled(transforms: tuple[Augmentation, ...], batch: dict[str, jax.Array], normalised: bool) -> Callable[[], Any]:
+def compiled(transforms: tuple[Augmentation, ...], batch: Batch, normalised: bool) -> Callable[[], Any]:
     """Return a function that augments the batch by a new key each time."""
 
-    def run(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        out = augment(transforms, key, batch, _CLASSES)
+    def run(key: jax.Array, batch: Batch) -> Batch:
+        out = augment(transforms, key, batch, _FIELDS)
         return {**out, "image": normalize(out["image"], jnp.float32(0.5), jnp.float32(0.25))} if normalised else out
 
     keys = iter(jax.random.split(jax.random.key(0), 1000))
@@ -113,7 +114,7 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (count, size, size, 3)), jnp.uint8),
-        "label": jnp.asarray(rng.integers(0, _CLASSES, count), jnp.int32),
+        "label": jnp.asarray(rng.integers(0, 10, count), jnp.int32),
         "mask": jnp.ones(count, bool),
     }
     programs: dict[str, Callable[[], Any]] = {

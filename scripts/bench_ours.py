@@ -51,7 +51,7 @@ class Program:
         """Compile it, for random images; the plain way is for one device."""
         devices, plain = 1 if way == "plain" else devices, way == "plain"
         parallel = make_parallel("jit", batch_size, devices=devices)
-        model = create(name, dtype=dtype, axis_name=parallel.norm_axis)
+        model = create(name, dtype=dtype)
         images, labels = jax.random.split(jax.random.key(0))
         shape = (batch_size, *MODELS[name].input_shape)
         batch = {
@@ -96,7 +96,6 @@ def _training(parallel: Jit, step: Callable, state: TrainState, batch: Any, plai
 
 def _inference(parallel: Jit, model: Any, plain: bool) -> Any:
     """Return the jitted function of variables and images that makes logits."""
-    model = model.clone(axis_name=None)  # the global view
 
     def infer(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)

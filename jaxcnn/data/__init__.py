@@ -9,22 +9,26 @@ for batch in eval_batches(data.test, 100): ...
 """
 
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.dataset import Dataset, load
+from jaxcnn.data.dataset import Dataset, load, training_batches
+from jaxcnn.data.description import Description
 from jaxcnn.data.examples import Examples, Split, eval_batches
 from jaxcnn.data.fields import Batch, Boxes, ClassMap, Example, Fields, Image, Label, Value
-from jaxcnn.data.norms import Norms, normalisation, normalize
+from jaxcnn.data.norms import NO_NORMS, Norms, normalisation, normalize
 from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.data.resident import Arrays, Stream, gather
+from jaxcnn.data.stores.arrays import check_images
 from jaxcnn.data.streaming import Feed, Reader
 
 __all__ = [
+    "NO_NORMS",
     "Arrays",
     "Batch",
     "Boxes",
     "ClassMap",
     "DataConfig",
     "Dataset",
+    "Description",
     "Example",
     "Examples",
     "Feed",
@@ -37,6 +41,7 @@ __all__ = [
     "Split",
     "Stream",
     "Value",
+    "check_images",
     "eval_batch",
     "eval_batches",
     "gather",
@@ -44,4 +49,5 @@ __all__ = [
     "normalisation",
     "normalize",
     "training_batch",
+    "training_batches",
 ]

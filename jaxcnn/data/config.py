@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from jaxcnn.data.augment import Augmentation
 from jaxcnn.data.crops import ScaleJitter, TrainCrop
 from jaxcnn.data.order import LastBatch
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown
+from jaxcnn.parts import is_reference
 from jaxcnn.preprocessing import Interpolation
-from jaxcnn.typed import Config, Count, Open, Part, Positive, Probability
+from jaxcnn.typed import Config, Count, Open, Positive, Probability
 
 SourceName = Literal["tfds", "digits", "npz", "folder", "tar", "cache"]
 
@@ -18,12 +19,12 @@ SourceName = Literal["tfds", "digits", "npz", "folder", "tar", "cache"]
 class DataConfig(Config, at="data"):
     """A data set, its splits, and the path from stored pixels to the network's input."""
 
-    source: Annotated[SourceName | None, Open("a data source", "__call__")] = None
+    source: SourceName | str = ""
     """tfds: TensorFlow Datasets by name; digits: the 1,797 handwritten digits that scikit-learn carries (a
     fixed random fifth is the split test); npz: arrays train_images, train_labels, test_images, test_labels;
     folder: SPLIT/CLASS/image files, or CLASS/image files as one split named train; tar: the same within tar files, or
     pairs KEY.jpg and KEY.cls as WebDataset has them; cache: what `jaxcnn data prepare` wrote; mine.py:load: what your
-    own function returns, called with `options`, or an object of yours. None: an object that `load` is given."""
+    own function returns, called with `options`, or an object of yours. By default the object that `load` is given."""
     options: dict[str, Any] = field(default_factory=dict)
     """What a source of your own is called with, as pairs KEY VALUE."""
     name: str = ""
@@ -100,14 +101,14 @@ def _check_size(config: DataConfig) -> None:
 
 
 def _check_source(config: DataConfig) -> None:
-    source = config.source
+    source, names = config.source, get_args(SourceName)
+    if source and source not in names and not is_reference(source):
+        raise unknown("data.source", source, names)
     if config.name and source != "tfds":
         raise UsageError(f"data.name is {config.name!r}, which data.source {source} does not read: only tfds does")
-    if config.path is not None and source in ("digits", None):
+    if config.path is not None and source not in set(names) - {"digits"}:
         raise UsageError(
             f"data.path is {str(config.path)!r}, which data.source {source} does not read: it needs no file"
         )
-    if isinstance(source, Part) and source.options:
-        raise UsageError("data.source has options of its own: give them as data.options")
-    if config.options and not isinstance(source, Part):
-        raise UsageError(f"data.options are for a source of your own, such as mine.py:load: data.source is {source}")
+    if config.options and not is_reference(source):
+        raise UsageError(f"data.options are for a source of your own, such as mine.py:load: data.source is {source!r}")

@@ -1,31 +1,32 @@
 """From a configuration, or an object, to splits that are ready to train on: `load`."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from jaxcnn.data.bad import BadExamples
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import AnyCrop
+from jaxcnn.data.description import Description
 from jaxcnn.data.examples import Examples, Split, concatenate
 from jaxcnn.data.fields import ClassMap, Fields, Image, class_names_of, frame_of
-from jaxcnn.data.framing import preprocessing
 from jaxcnn.data.memory import free_memory, read_whole
 from jaxcnn.data.norms import Norms, given_norms, normalisation
-from jaxcnn.data.order import LastBatch
+from jaxcnn.data.order import LastBatch, crop_key, order_of
 from jaxcnn.data.prepared import has_norms
 from jaxcnn.data.slicing import Slice, parse
 from jaxcnn.data.sources import Like, Poll, open_store, ready
 from jaxcnn.data.stores.records import Store, Subset
 from jaxcnn.data.streaming import Reader
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown
 from jaxcnn.parts import Finder
-from jaxcnn.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,39 @@ class Dataset:
     """While training: changes of each batch on the device, `transform(key, batch, fields)`, in this order."""
     norms: Norms | None = None
     """What the field `image` is normalised by; None: there is none."""
-    preprocessing: Preprocessing | None = None
-    """How any image file becomes what the field `image` is when it is scored; None: there is none, or it is no file."""
+    config: DataConfig = field(default_factory=DataConfig)
+    """What it was loaded by."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes of the first field that has some."""
         return class_names_of(self.fields)
+
+    @property
+    def shapes(self) -> Mapping[str, Any]:
+        """Shape and type of each field of one training example, see `Examples`."""
+        return self.train.shapes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples of each split."""
+        return {name: len(split) for name, split in self.splits().items()}
+
+    def split(self, name: str) -> Examples:
+        """Return a split by its purpose.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if name not in self.splits():
+            raise unknown("split", name, self.splits())
+        return self.splits()[name]
+
+    def describe(self) -> Description:
+        """Return it without its examples."""
+        return Description(
+            self.fields, self.shapes, self.sizes, self.norms, self.streamed, self.augment, self.last_batch
+        )
 
     def splits(self) -> dict[str, Examples]:
         """Return the splits there are, by their purpose."""
@@ -99,21 +126,49 @@ def load(
     if crop is not None and not streamed:
         raise UsageError("data.train_crop cuts from whole images, which are not kept in memory: stream them")
     splits = _take(config, store, crop, streamed, poll)
-    train, fields = splits["train"], store.fields
-    measured = _norms(config, train, fields, norms, poll)
     return Dataset(
-        train,
+        splits["train"],
         splits.get("val"),
         splits["test"],
-        fields,
+        store.fields,
         note=store.note,
         ignored=store.ignored,
         streamed=streamed,
         last_batch=config.last_batch,
         augment=tuple(ready(transform, finder) for transform in config.augment),
-        norms=measured,
-        preprocessing=None if measured is None else preprocessing(train.shapes["image"], config, *measured),
+        norms=_norms(config, splits["train"], store.fields, norms, poll),
+        config=config,
     )
+
+
+def training_batches(
+    data: Dataset, key: Key[Array, ""], batch_size: int, steps: int, start: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Yield the training batches of the steps from `start` to `steps`, as they are stored, on the host.
+
+    Batch k is a function of (key, k) alone, and that of an experiment of this key.
+
+    Args:
+        data: whose training split.
+        key: of all that is random.
+        batch_size: 1 to the number of examples.
+        steps: of the training.
+        start: where to go on.
+
+    Raises:
+        UsageError: the batch is larger than the data set.
+        RunError: more examples are bad than allowed.
+    """
+    order, train = order_of(key, len(data.train), batch_size, data.last_batch), data.train
+    if isinstance(train, Reader):
+        with closing(train.stream(order, slice(0, batch_size), steps, crop_key(key))) as feed:
+            for step in range(start, steps):
+                yield {name: feed.at(step)[name] for name in (*data.fields, "mask")}
+        return
+    for step in range(start, steps):
+        indices, _, counted = order.rows(step, slice(0, batch_size))
+        (batch,) = train.batches([indices])
+        yield {**batch, "mask": batch["mask"] & counted}
 
 
 def streams(config: DataConfig, store: Store) -> bool:
@@ -126,14 +181,14 @@ def streams(config: DataConfig, store: Store) -> bool:
     if config.image_size is None or store.in_memory:
         return False
     splits = {part.split for spec in _specs(config).values() for part in parse(spec, store.sizes)}
-    pixel = sum(_bytes_of_pixel(field) for field in store.fields.values())
+    pixel = sum(_bytes_of_pixel(one) for one in store.fields.values())
     train = sum(part.stop - part.start for part in parse(config.train_split, store.sizes))
     image, (host, device) = config.image_size**2 * pixel, free_memory()
     return sum(store.sizes[split] for split in splits) * image > host // 2 or train * image > device // 2
 
 
-def _bytes_of_pixel(field: Any) -> int:
-    match field:
+def _bytes_of_pixel(kind: Any) -> int:
+    match kind:
         case Image(channels, dtype):
             return channels * np.dtype(dtype).itemsize
         case ClassMap():
@@ -157,11 +212,11 @@ def _take(config: DataConfig, store: Store, crop: AnyCrop | None, streamed: bool
         found = {name: _in_memory(config, store, spec, whole, poll) for name, spec in _specs(config).items()}
     train = found["train"].shapes
     for name, split in found.items():
-        for field, shape in split.shapes.items():
-            if shape != train[field]:
-                here, there = jax.tree.leaves(shape)[0].shape, jax.tree.leaves(train[field])[0].shape
+        for part, shape in split.shapes.items():
+            if shape != train[part]:
+                here, there = (jax.tree.leaves(one)[0].shape for one in (shape, train[part]))
                 raise UsageError(
-                    f"{field} of split {_specs(config)[name]!r} is {here}, of {config.train_split!r} {there}: "
+                    f"{part} of split {_specs(config)[name]!r} is {here}, of {config.train_split!r} {there}: "
                     "set data.image_size"
                 )
     return found

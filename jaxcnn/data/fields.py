@@ -19,7 +19,7 @@ Example = Mapping[str, Any]
 """One example as it is stored, by field. Image: the bytes of a file, or [height, width, channels]. Label: a whole
 number. ClassMap: the bytes of a file, or whole numbers [height, width]. Boxes: {"corners": [k, 4], "label": [k]}.
 Value: an array."""
-Batch = dict[str, Any]
+Batch = Mapping[str, Any]
 """Arrays by field, and `mask`."""
 
 # What a batch holds beside its fields: `target` once labels were mixed, `index` where a stream says which examples.
@@ -65,6 +65,8 @@ class Boxes:
     class_names: tuple[str, ...]
     most: int
     """Rows of each example in a batch."""
+    least_share: float = 0.1
+    """An object of which a move of the image leaves less than this share, by area, holds no longer; 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -145,23 +147,13 @@ def shapes_of(fields: Fields, sizes: Mapping[str, tuple[int, int]]) -> dict[str,
                 return jax.ShapeDtypeStruct((), np.int32)
             case ClassMap():
                 return jax.ShapeDtypeStruct(sizes[name], map_dtype(field))
-            case Boxes(_, most):
+            case Boxes(_, most, _):
                 kinds = {"corners": ((most, 4), np.float32), "label": ((most,), np.int32), "mask": ((most,), np.bool_)}
                 return {part: jax.ShapeDtypeStruct(*kind) for part, kind in kinds.items()}
             case Value(whole, dtype):
                 return jax.ShapeDtypeStruct(whole, np.dtype(dtype))
 
     return {name: shape(name, field) for name, field in fields.items()}
-
-
-def zeros(shapes: Mapping[str, Any], count: int) -> Batch:
-    """Return so many examples of zeros: black, of class 0, without boxes."""
-    return jax.tree.map(lambda one: np.zeros((count, *one.shape), one.dtype), dict(shapes))
-
-
-def row_of(batch: Any, index: int) -> Any:
-    """Return views of one example of a batch on the host, without `mask` where it is one of fields alone."""
-    return {name: row_of(one, index) for name, one in batch.items()} if isinstance(batch, dict) else batch[index]
 
 
 def check_names(wanted: Mapping[str, type], fields: Fields) -> None:

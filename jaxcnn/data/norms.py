@@ -23,6 +23,10 @@ class Norms(NamedTuple):
     std: Float32[AnyArray, " channels"]
 
 
+NO_NORMS = Norms(np.zeros(1, np.float32), np.ones(1, np.float32))
+"""Leave images as they are, but for their unit: uint8 becomes 0..1."""
+
+
 def normalize(
     images: Shaped[AnyArray, "batch height width channels"],
     mean: Float[AnyArray, "..."],
@@ -76,7 +80,7 @@ def given_norms(mean: np.ndarray, std: np.ndarray, shape: tuple[int, ...]) -> No
         UsageError: they are not of images of this shape.
     """
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    if mean.shape not in (shape, shape[-1:]) or std.shape != shape[-1:]:
+    if mean.shape not in (shape, shape[-1:], (1,)) or std.shape not in (shape[-1:], (1,)):
         raise UsageError(f"a mean of shape {mean.shape} and deviations of {std.shape} do not fit images of {shape}")
     return Norms(mean, std)
 

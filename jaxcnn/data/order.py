@@ -19,6 +19,9 @@ LastBatch = Literal["continue", "drop", "pad"]
 """continue: a batch goes on into the next epoch; drop: what does not fill a batch is left out, other examples in each
 epoch; pad: an epoch's last batch is filled up with examples that do not count."""
 
+SHUFFLE_KEY, CROP_KEY = 2, 4
+"""What an experiment's key is folded with, for the order of its examples and for the host's random crops."""
+
 # Epochs whose permutations are kept: batches made ahead of time may lie in the next one.
 _KEPT = 3
 
@@ -82,6 +85,22 @@ class Order:
                 for oldest in list(self._kept)[:-_KEPT]:
                     del self._kept[oldest]
             return self._kept[epoch]
+
+
+def order_of(key: Key[Array, ""], n: int, batch_size: int, last_batch: LastBatch = "continue") -> Order:
+    """Return the order in which an experiment of this key visits n training examples.
+
+    Raises:
+        UsageError: the batch is larger than the data set.
+    """
+    return Order(jax.random.fold_in(key, SHUFFLE_KEY), n, batch_size, last_batch)
+
+
+def crop_key(key: Key[Array, ""]) -> tuple[int, int]:
+    """Return what the host's random crops of an experiment of this key are drawn from."""
+    # JAX's other generators have keys of four words.
+    first, second, *_ = jax.random.key_data(jax.random.fold_in(key, CROP_KEY)).tolist()
+    return first, second
 
 
 def _host() -> jax.Device:

@@ -18,7 +18,7 @@ from jaxcnn.data.stores.arrays import array_store
 from jaxcnn.data.stores.objects import open_object
 from jaxcnn.data.stores.records import Store
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, call
 from jaxcnn.typed import Part
 
 Poll = Callable[[], None]
@@ -45,17 +45,17 @@ def open_store(
     Raises:
         UsageError: where the source lacks what was asked for, naming it.
     """
-    if source is None and config.source is None:
-        raise UsageError(f"data.source is None: expected one of {', '.join(OPENERS)}, or a source of your own")
-    if source is None and isinstance(config.source, str):
+    if source is None and not config.source:
+        raise UsageError(f"data.source is not given: expected {', '.join(OPENERS)}, or a source of your own")
+    if source is None and config.source in OPENERS:
         store = OPENERS[config.source](config, poll)
         check_names(like or {}, store.fields)
         return store
-    if source is None and isinstance(config.source, Part):
-        source = finder.find(config.source.name)
+    if source is None:
+        source = finder.find(config.source)
         if inspect.isroutine(source) or inspect.isclass(source) or config.options:
-            source = source(**config.options)
-    return open_object(config.source if source is None else source, like, poll)
+            source = call(config.source, source, config.options)
+    return open_object(source, like, poll)
 
 
 def ready(part: Any, finder: Finder) -> Any:
@@ -64,7 +64,7 @@ def ready(part: Any, finder: Finder) -> Any:
         return part
     found = finder.find(part.name)
     if inspect.isclass(found):
-        return found(**part.options)
+        return call(part.name, found, part.options)
     return partial(found, **part.options) if part.options else found
 
 
@@ -114,7 +114,10 @@ def _open_npz(config: DataConfig, poll: Poll) -> Store:
     if not splits:
         raise UsageError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected train_images, train_labels, ...")
     images = next(iter(splits.values()))["image"]
-    fields: dict[str, Field] = {"image": Image(images.shape[3] if images.ndim == 4 else 1), "label": Label(_npz_classes(path, arrays))}
+    fields: dict[str, Field] = {
+        "image": Image(images.shape[3] if images.ndim == 4 else 1),
+        "label": Label(_npz_classes(path, arrays)),
+    }
     return array_store(splits, fields, str(path))
 
 

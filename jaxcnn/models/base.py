@@ -2,7 +2,8 @@
 
 import contextlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -119,6 +120,17 @@ class Model(nn.Module):
             for (path, initializer), leaf in zip(plan, leaves, strict=True)
         ]
         return jax.tree.unflatten(treedef, values)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A row of a table of models: what makes the model, where it comes from, and the images it was made for."""
+
+    factory: Callable[..., Model]
+    paper: str
+    year: int
+    input_shape: tuple[int, int, int]
+    num_classes: int
 
 
 @contextlib.contextmanager

@@ -10,11 +10,9 @@ import contextlib
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
-from jaxcnn import models
 from jaxcnn.errors import unknown
-from jaxcnn.models import MODELS, Model, ModelEntry, create
+from jaxcnn.models import FAMILIES, Model, ModelEntry, create
 from jaxcnn.models.trace import Call, Field, Known, Shape, trace
 
 
@@ -113,15 +111,15 @@ def model_rows(family: str | None = None) -> list[ModelRow]:
     Raises:
       UsageError: for an unknown family.
     """
-    families = {name: family_of(name) for name in MODELS}
-    if family is not None and family not in families.values():
-        raise unknown("family", family, set(families.values()))
+    if family is not None and family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
     known: Known = {}
     with _no_garbage_collection():
         return [
-            _model_row(name, families[name], entry, known)
-            for name, entry in MODELS.items()
-            if family in (None, families[name])
+            _model_row(name, home, entry, known)
+            for home, entries in FAMILIES.items()
+            for name, entry in entries.items()
+            if family in (None, home)
         ]
 
 
@@ -144,10 +142,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def family_of(name: str) -> str:
-    """Return the family of a model: the file in `jaxcnn/models/` that makes it."""
-    factory = MODELS[name].factory
-    files = (module for module in vars(models).values() if isinstance(module, ModuleType))
-    return next(file.__name__.rpartition(".")[2] for file in files if getattr(file, name, None) is factory)

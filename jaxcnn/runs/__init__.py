@@ -2,5 +2,6 @@
 
 from jaxcnn.runs.api import Run, evaluate, load_run, resume, run
 from jaxcnn.runs.seeds import run_seeds
+from jaxcnn.runs.trainer import Trainer
 
-__all__ = ["Run", "evaluate", "load_run", "resume", "run", "run_seeds"]
+__all__ = ["Run", "Trainer", "evaluate", "load_run", "resume", "run", "run_seeds"]

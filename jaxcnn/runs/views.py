@@ -14,13 +14,17 @@ from jaxtyping import Int, UInt8
 from jaxcnn.data import DataConfig
 from jaxcnn.data.crops import mirrored, ten_crop
 from jaxcnn.data.decode import decoded
-from jaxcnn.data.prepared import eval_batch
 from jaxcnn.data.streaming import Reader
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.preprocessing import Preprocessing
+from jaxcnn.tasks.base import kept_dtype
+from jaxcnn.train.evaluate import metrics_of
 
 if TYPE_CHECKING:
-    from jaxcnn.runs.session import Session
+    from jaxcnn.experiment import Experiment
+    from jaxcnn.runs.trainer import Trainer
+
+VIEWS = ("center", "ten_crop", "multi_scale")
 
 # Sides of rectangles are multiples of it, so that there are tens of shapes to compile for and not hundreds.
 _STEP = 32
@@ -85,66 +89,79 @@ def _rectangles(sizes: Sequence[tuple[int, int]], scale: int) -> list[Views]:
     ]
 
 
-def score_views(
-    session: "Session", variables: Any, split: Reader, passes: Sequence[Sequence[Views]]
-) -> dict[str, float]:
-    """Return the metrics of the probabilities averaged over all views, each image counted once.
+def check_views(views: str, scales: Sequence[int], experiment: "Experiment") -> None:
+    """Raise UsageError for views that there are none of, or that do not go with the experiment."""
+    if views not in VIEWS:
+        raise unknown("views", views, VIEWS)
+    if scales and views != "multi_scale":
+        raise UsageError(f"scales are of views multi_scale, not of {views}")
+    if views != "center" and experiment.data.per_pixel_mean:
+        raise UsageError(f"views {views} need one mean for each channel: data.per_pixel_mean has one for each pixel")
+
+
+def score_views(trainer: "Trainer", variables: Any, split: Any, views: str, scales: Sequence[int]) -> dict[str, float]:
+    """Return the metrics of what a task predicts, averaged over all views of each image; each image counts once.
 
     Args:
-        session: whose model.
+        trainer: whose model.
         variables: the model's.
-        split: to score.
-        passes: each goes over all images.
+        split: to score, streamed.
+        views: "ten_crop" or "multi_scale".
+        scales: short sides of the latter.
 
     Raises:
-        UsageError: the network takes images of one size only, which a view has not.
+        UsageError: the task's predictions have no mean, or the network takes images of one size only.
         RunError: no image can be used.
         Stopped: on a signal, between two batches.
     """
-    probabilities = np.zeros((len(split), session.num_classes), np.float32)
-    labels, usable = np.zeros(len(split), np.int32), np.ones(len(split), bool)
-    for views in passes:
-        for some in views:
-            means, labels[some.indices], read = _probabilities(session, variables, split, some)
-            probabilities[some.indices] += means / len(passes)
-            usable[some.indices] &= read
+    task = trainer.task
+    if not hasattr(task, "averaged"):
+        raise UsageError(f"views {views}: what {type(task).__name__} predicts has no mean over views of an image")
+    passes = ten_crops(split, trainer.data.config) if views == "ten_crop" else several_scales(split, scales)
+    predictions: Any = None
+    targets, usable = {}, np.ones(len(split), bool)
+    for parts in passes:
+        for some in parts:
+            means, batch = _predictions(trainer, variables, split, some)
+            if predictions is None:
+                predictions = np.zeros((len(split), *means.shape[1:]), np.float32)
+            predictions[some.indices] += means / len(passes)
+            usable[some.indices] &= batch.pop("mask")
+            for name, values in batch.items():
+                targets.setdefault(name, np.zeros((len(split), *values.shape[1:]), values.dtype))[some.indices] = values
     if not usable.any():
         raise RunError(f"none of the {len(split)} examples to score can be used, such as {split.bad[0].name}")
-    batch = {"label": jnp.asarray(labels), "mask": jnp.asarray(usable)}
-    logits = jnp.log(jnp.maximum(probabilities, np.finfo(np.float32).tiny))
-    totals = {name: np.asarray(value).item() for name, value in session.task.sums(logits, batch).items()}
-    return session.task.metrics(totals, session.num_classes)
+    batch = {name: jnp.asarray(values) for name, values in targets.items()} | {"mask": jnp.asarray(usable)}
+    outputs = task.averaged(predictions)
+    sums = {"loss": task.losses(outputs, batch).sum(), "count": task.count(batch), "task": task.sums(outputs, batch)}
+    collected = jax.tree.map(lambda x: np.asarray(x)[usable], task.collect(outputs, batch))
+    return metrics_of(task, jax.tree.map(kept_dtype, sums), collected)
 
 
-def _probabilities(
-    session: "Session", variables: Any, split: Reader, views: Views
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean over the views of each image, its label, and whether it can be used."""
+def _predictions(trainer: "Trainer", variables: Any, split: Any, views: Views) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the mean over the views of each image, and all else of the examples."""
     indices, parts, height, width, cut = views
-    shape = (height, width, split.image_shape[-1])
+    shape = (height, width, trainer.data.shapes["image"].shape[-1])
 
     def draw(image: bytes | np.ndarray, position: int, out: np.ndarray) -> None:
         out[...] = cut(decoded(image, shape[-1]))
 
     def step(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        logits: Any = session.model.apply(variables, batch["image"], train=False)
-        return jax.nn.softmax(logits)
+        return trainer.task.predict(trainer.task.forward(trainer.model, variables, batch, None, False)[0])
 
-    compiled = session.parallel.compile_eval(step, eval_batch)
-    rows = max(1, min(session.experiment.eval.batch_size // parts, len(indices)))
+    compiled = trainer.compiled(step)
+    rows = max(1, min(trainer.eval.batch_size // parts, len(indices)))
     chunks = [indices[start : start + rows] for start in range(0, len(indices), rows)]
-    images = session.parallel.round_up(rows * parts)
-    means, labels, usable = [], [], []
+    images = trainer.parallel.round_up(rows * parts)
+    means, others = [], []
     for number, batch in enumerate(split.drawn(chunks, (parts, *shape), draw)):
-        session.poll(number)
+        trainer.poll(number)
         flat = batch["image"].reshape(-1, *shape)
         padded = np.pad(flat, ((0, images - len(flat)), (0, 0), (0, 0), (0, 0)))
-        unused = np.zeros(images, np.int32), np.ones(images, bool)
         try:
-            answers = np.asarray(compiled(variables, (padded, *unused, session.norms)))
+            answers = np.asarray(compiled(variables, {"image": padded, "mask": np.ones(images, bool)}))
         except (flax.errors.ScopeParamShapeError, TypeError) as error:
-            raise UsageError(f"{session.experiment.model.name} does not take images of {height}x{width}") from error
-        means.append(answers[: len(flat)].reshape(-1, parts, answers.shape[-1]).mean(1))
-        labels.append(batch["label"])
-        usable.append(batch["mask"])
-    return np.concatenate(means), np.concatenate(labels), np.concatenate(usable)
+            raise UsageError(f"{type(trainer.model).__name__} does not take images of {height}x{width}") from error
+        means.append(answers[: len(flat)].reshape(-1, parts, *answers.shape[1:]).mean(1))
+        others.append({name: batch[name] for name in (*trainer.data.fields, "mask") if name != "image"})
+    return np.concatenate(means), jax.tree.map(lambda *arrays: np.concatenate(arrays), *others)

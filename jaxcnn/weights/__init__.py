@@ -44,7 +44,7 @@ def load(
             `jaxcnn.weights.source.read`.
         num_classes: other than the file's: the head is initialised; None: features, no head. Left out: the file's.
         key: of the head's initialisation; left out: key 0.
-        **model_options: of the model, beyond those of the peer, and its `dtype` and `axis_name`.
+        **model_options: of the model, beyond those of the peer, and its `dtype`.
 
     Raises:
         UsageError: there is no such peer or file, the file is damaged, or tensors are missing, left over or of the

@@ -11,19 +11,7 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import (
-    CheckpointConfig,
-    DataConfig,
-    EvalConfig,
-    Experiment,
-    ModelConfig,
-    OptimConfig,
-    PadCrop,
-    TrainConfig,
-    cli,
-    runs,
-    weights,
-)
+from jaxcnn import (CheckpointConfig, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, PadCrop, TrainConfig, cli, runs, weights)
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import MODELS, Model
@@ -41,7 +29,7 @@ EXPERIMENT = Experiment(
     name="several",
     model=ModelConfig(name="smooth"),
     data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:60]", augment=(PadCrop(pad=1),)),
-    optim=OptimConfig(name="momentum", learning_rate=0.05),
+    optim=Momentum(learning_rate=0.05),
     train=TrainConfig(batch_size=24, steps=8, log_every=3, devices=1, ema_decay=0.9),
     eval=EvalConfig(every=4, batch_size=30),
     checkpoint=CheckpointConfig(keep=1, tensorboard=False),
@@ -54,12 +42,11 @@ class Smooth(Model):
 
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
         x = Conv(4, 3, padding=1, use_bias=False, dtype=self.dtype, name="conv")(x)
-        x = jnp.tanh(BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype, name="bn")(x))
+        x = jnp.tanh(BatchNorm(not train, dtype=self.dtype, name="bn")(x))
         x = Dropout(0.1, deterministic=not train)(global_avg_pool(x))
         return x if self.num_classes is None else Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 

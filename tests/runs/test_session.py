@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
+from jaxcnn import (AdamW, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig)
 from jaxcnn.errors import UsageError
 from jaxcnn.models import MODELS, resnet
 from jaxcnn.runs.session import Session
@@ -18,7 +18,7 @@ EXPERIMENT = Experiment(
     name="session",
     model=ModelConfig(name="resnet_tiny", options={"stem": "cifar"}),
     data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:297]"),
-    optim=OptimConfig(name="momentum", learning_rate=0.05),
+    optim=Momentum(learning_rate=0.05),
     train=TrainConfig(batch_size=24, steps=3),
 )
 
@@ -46,7 +46,7 @@ def test_a_session_starts_afresh_from_a_state_that_was_donated():
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_first_step_finds_the_program_compiled_before(devices):
-    optim = OptimConfig(name="adamw", learning_rate=0.05)
+    optim = AdamW(learning_rate=0.05)
     found = session(replace(EXPERIMENT, optim=optim), devices=devices, ema_decay=0.9)
     wait = found.compile_meanwhile(0)
     state, window, arguments = found.initial_state(), found.parallel.window({}), found.arguments(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, TrainConfig
+from jaxcnn import (DataConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, TrainConfig)
 from jaxcnn.models import MODELS
 from jaxcnn.models.resnet import resnet_tiny
 from jaxcnn.runs.session import Session
@@ -22,7 +22,7 @@ LENET = Experiment(
     name="x",
     model=ModelConfig(name="lenet5"),
     data=DataConfig(source="digits", image_size=32, augment=(PadCrop(pad=2), Flip())),
-    optim=OptimConfig(name="momentum", learning_rate=0.1, clip_norm=1.0),
+    optim=Momentum(learning_rate=0.1, clip_norm=1.0),
     train=TrainConfig(batch_size=16, steps=1, ema_decay=0.9),
 )
 RESNET50 = replace(LENET, model=ModelConfig(name="resnet50"))

@@ -18,7 +18,7 @@ from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_train_step
 
 PLATFORMS = ("cuda", "tpu")
-CONFIG = OptimConfig(name="momentum", learning_rate=0.1, weight_decay=1e-4)
+CONFIG = Momentum(learning_rate=0.1, weight_decay=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "element"), [("float32", "f32"), ("bfloat16", "bf16")])
@@ -26,7 +26,7 @@ def test_the_training_step_of_resnet50(dtype, element):
     model, key = create("resnet50", dtype=dtype), jax.random.key(0)
     images = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(model.init, key, images)["params"]
-    tx = make_optimizer(CONFIG, ScheduleConfig(name="cosine", warmup_steps=5), 100, params)
+    tx = make_optimizer(CONFIG, CosineDecay(warmup_steps=5), 100, params)
     state = jax.eval_shape(partial(create_state, model, tx, images=images), key)
     data = {
         "image": images,
@@ -48,9 +48,9 @@ def test_the_training_step_of_resnet50(dtype, element):
 
 def test_the_program_over_a_mesh():
     parallel = Jit(jax.devices()[:4])
-    model = Toy(norm=True, axis_name=parallel.norm_axis)
-    params = start(model, make_optimizer(OptimConfig(), ScheduleConfig(), 10, {})).params
-    tx = make_optimizer(CONFIG, ScheduleConfig(), 10, params)
+    model = Toy(norm=True)
+    params = start(model, make_optimizer(Momentum(), Constant(), 10, {})).params
+    tx = make_optimizer(CONFIG, Constant(), 10, params)
     state, window = parallel.place(start(model, tx)), parallel.window({})
     step = make_train_step(model, tx, Classification(), axis_name=parallel.step_axis)
     run = parallel.compile_train(step, lambda batch: batch)

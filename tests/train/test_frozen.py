@@ -21,7 +21,7 @@ FROZEN = ("conv_a/*", "bn_a/*")
 def trained(optim, frozen, steps=3):
     model = Toy(norm=True)
     params = jax.eval_shape(model.init, jax.random.key(0), images(1))["params"]
-    tx = make_optimizer(optim, ScheduleConfig(), 10, params, frozen)
+    tx = make_optimizer(optim, Constant(), 10, params, frozen)
     state = start(model, tx)
     step = jax.jit(make_train_step(model, tx, Classification(), frozen=frozen))
     before = state
@@ -44,14 +44,14 @@ def test_frozen_parameters_keep_their_bits(name):
 
 
 def test_without_patterns_all_of_it_trains():
-    before, after = trained(OptimConfig(learning_rate=0.1), ())
+    before, after = trained(Momentum(learning_rate=0.1), ())
     assert changed(before.params, after.params) == set(before.params)
     assert changed(before.batch_stats, after.batch_stats) == {"bn_a", "bn_b"}
 
 
 def test_the_rest_trains_as_if_the_frozen_part_were_no_parameter():
     # Plain gradient descent, by hand: the clipping must not see the frozen gradients.
-    before, after = trained(OptimConfig(name="sgd", learning_rate=0.1, clip_norm=0.05), FROZEN, steps=1)
+    before, after = trained(SGD(learning_rate=0.1, clip_norm=0.05), FROZEN, steps=1)
     model, task, data = Toy(norm=True), Classification(), batch(8, 0)
 
     def loss(free):
@@ -71,7 +71,7 @@ def test_the_rest_trains_as_if_the_frozen_part_were_no_parameter():
 
 def test_a_frozen_network_computes_as_in_evaluation():
     model, data = Toy(norm=True), batch(8)
-    state = start(model, make_optimizer(OptimConfig(), ScheduleConfig(), 10, {}))
+    state = start(model, make_optimizer(Momentum(), Constant(), 10, {}))
     stats = jax.tree.map(lambda x: x + 0.3, state.batch_stats)
     variables = {"params": state.params, "batch_stats": stats}
     with frozen_batch_norm(("*",)):
@@ -84,7 +84,7 @@ def test_a_frozen_network_computes_as_in_evaluation():
 
 def test_bad_patterns():
     params = jax.eval_shape(Toy().init, jax.random.key(0), images(1))["params"]
-    make = partial(make_optimizer, OptimConfig(), ScheduleConfig(), 10, params)
+    make = partial(make_optimizer, Momentum(), Constant(), 10, params)
     with pytest.raises(UsageError, match=r"train.frozen pattern 'conv_c/\*' matches no parameter; nearest: 'conv_"):
         make(("conv_c/*",))
     with pytest.raises(UsageError, match="no parameter is left to train"):
@@ -93,7 +93,7 @@ def test_bad_patterns():
 
 def test_a_state_may_start_from_given_variables():
     model = Toy(norm=True)
-    tx = make_optimizer(OptimConfig(), ScheduleConfig(), 10, {})
+    tx = make_optimizer(Momentum(), Constant(), 10, {})
     given = model.init(jax.random.key(7), images(1))
     state = create_state(model, tx, jax.random.key(0), images(1), ema=True, variables=given)
     for tree in (state.params, state.ema):

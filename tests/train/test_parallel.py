@@ -29,20 +29,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from toys import SHAPE, Toy, assert_close, assert_same_bits, batch, host, start
 
-from jaxcnn import (
-    CheckpointConfig,
-    DataConfig,
-    Experiment,
-    Flip,
-    ModelConfig,
-    OptimConfig,
-    PadCrop,
-    TrainConfig,
-)
+from jaxcnn import (CheckpointConfig, Classification, DataConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, TrainConfig)
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import fingerprint
-from jaxcnn.layers import Dropout, StochasticDepth
-from jaxcnn.layers.dropout import masks_over
+from jaxcnn.layers import Dropout, StochasticDepth, mapped_over
 from jaxcnn.models import MODELS
 from jaxcnn.runs.folder import locked
 from jaxcnn.runs.session import Session
@@ -57,7 +47,7 @@ LENET = Experiment(
     name="lenet",
     model=ModelConfig(name="lenet5"),
     data=DataConfig(source="digits", image_size=28, augment=(PadCrop(pad=2), Flip())),
-    optim=OptimConfig(name="momentum", learning_rate=0.05, weight_decay=1e-4),
+    optim=Momentum(learning_rate=0.05, weight_decay=1e-4),
     train=TrainConfig(batch_size=64, steps=STEPS, log_every=1, label_smoothing=0.1),
     checkpoint=CheckpointConfig(tensorboard=False),
 )
@@ -133,7 +123,8 @@ TASK, SGD = Classification(), optax.sgd(0.5)
 
 def one_step(parallel, model, data, **options):
     """Return the global state, window and loss after one compiled step."""
-    step = make_train_step(model, SGD, TASK, axis_name=parallel.step_axis, **options)
+    axes = {"axis_name": parallel.step_axis, "sync_batch_norm": parallel.sync_batch_norm}
+    step = make_train_step(model, SGD, TASK, **axes, **options)
     run = parallel.compile_train(step, lambda batch: batch)
     state, window, loss = run(parallel.place(start(model, SGD)), parallel.window({}), (data,))
     return parallel.view(state), parallel.view(window), loss
@@ -165,7 +156,7 @@ def test_pmap_without_synchronisation_normalises_on_each_device():
     assert_close(state.batch_stats, jax.tree.map(lambda x: x.mean(0), stats))
 
     whole, _, _ = one_step(Jit(jax.devices()[:1]), model, data)
-    together, _, _ = one_step(Pmap(jax.devices()[:4], sync_batch_norm=True), model.clone(axis_name="devices"), data)
+    together, _, _ = one_step(Pmap(jax.devices()[:4], sync_batch_norm=True), model, data)
     assert_close(together, whole)
     far = jax.tree.map(lambda x, y: np.abs(np.asarray(x) - np.asarray(y)).max(), state.params, whole.params)
     assert max(jax.tree.leaves(far)) > 1e-3
@@ -197,7 +188,7 @@ def test_masks_of_rows_are_rows_of_the_mask():
     @jax.jit
     @partial(jax.shard_map, mesh=Jit(jax.devices()).mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False)
     def rows(x):
-        with masks_over("data"):
+        with mapped_over("data"):
             return dropped(x)
 
     def dropped(x):
@@ -376,7 +367,7 @@ def test_two_processes(tmp_path, mode):
 def test_two_processes_with_batch_norm(tmp_path, monkeypatch, mode):
     # A learning rate so small that what a ReLU's kink makes of rounding stays far below the tolerance.
     train = replace(RESNET.train, parallel=mode, recompute_batch_stats=True, accumulation_steps=2)
-    gentle = replace(RESNET, train=train, optim=OptimConfig(name="momentum", learning_rate=1e-5))
+    gentle = replace(RESNET, train=train, optim=Momentum(learning_rate=1e-5))
     codes, said = finish(cluster(tmp_path, gentle))
     assert codes == [0, 0], said
     np.testing.assert_allclose(logged_losses(tmp_path), losses(gentle, parallel="jit", devices=1), rtol=1e-5)
