@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import AnyCrop, generator
@@ -46,12 +46,10 @@ class Move(NamedTuple):
         moved[:, (across < 0) | (across >= columns)] = ignored
         return moved
 
-    def corners(self, corners: Float[np.ndarray, "k 4"]) -> Float32[np.ndarray, "k 4"]:
-        """Return boxes moved, and cut at the edges: those of which nothing is left are empty."""
-        rows, columns = self.size
-        start, edge = np.array([self.left, self.top] * 2), np.array([columns, rows] * 2)
-        scale = np.array([columns / self.width, rows / self.height] * 2)
-        return np.clip((corners - start) * scale, 0, edge).astype(np.float32)
+    def corners(self, corners: Float[np.ndarray, "k 4"]) -> Float[np.ndarray, "k 4"]:
+        """Return the corners of boxes moved, inside or not."""
+        across, down = self.size[1] / self.width, self.size[0] / self.height
+        return (corners - np.array([self.left, self.top] * 2)) * np.array([across, down] * 2)
 
 
 class Framing(Protocol):

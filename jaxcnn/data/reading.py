@@ -65,7 +65,7 @@ class Reading:
             usable = found is not None and self._attempt(self._put, index, *found, batch, row)
             batch["mask"][row] = bool(usable)
             if not usable:
-                _clear(batch, row)
+                _clear({name: batch[name] for name in self._fields}, row)
 
     def shapes(self) -> dict[str, Any]:
         """Return shape and type of each field of one example, see `fields.shapes_of`.
@@ -172,13 +172,16 @@ def _put_classes(name: str, kind: ClassMap, stored: Any, move: Move | None, out:
 
 
 def _put_boxes(name: str, kind: Boxes, stored: Any, move: Move | None, out: dict[str, np.ndarray], row: int) -> None:
-    corners, labels = np.asarray(stored["corners"]), np.asarray(stored["label"])
+    corners, labels = np.asarray(stored["corners"], np.float64), np.asarray(stored["label"])
     check_boxes(name, kind, corners, labels, None if move is None else move.stored)
-    moved = corners.astype(np.float32) if move is None else move.corners(corners)
-    kept = (moved[:, :2] < moved[:, 2:]).all(1)
-    count = int(kept.sum())
-    for part, values in (("corners", moved[kept]), ("label", labels[kept]), ("mask", True)):
-        out[part][row, :count], out[part][row, count:] = values, 0
+    if move is not None:
+        moved = move.corners(corners)
+        corners = np.clip(moved, 0, np.array([move.size[1], move.size[0]] * 2))
+        area, seen = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (moved, corners))
+        kept = (seen > 0) & (seen >= kind.least_share * area)
+        corners, labels = corners[kept], labels[kept]
+    for part, values in (("corners", corners), ("label", labels), ("mask", True)):
+        out[part][row, : len(corners)], out[part][row, len(corners) :] = values, 0
 
 
 def check_boxes(name: str, kind: Boxes, corners: np.ndarray, labels: np.ndarray, size: Size | None) -> None:

@@ -18,7 +18,7 @@ from jaxcnn.data.stores.arrays import array_store
 from jaxcnn.data.stores.objects import open_object
 from jaxcnn.data.stores.records import Store
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, call
 from jaxcnn.typed import Part
 
 Poll = Callable[[], None]
@@ -54,7 +54,7 @@ def open_store(
     if source is None and isinstance(config.source, Part):
         source = finder.find(config.source.name)
         if inspect.isroutine(source) or inspect.isclass(source) or config.options:
-            source = source(**config.options)
+            source = call(config.source.name, source, config.options)
     return open_object(config.source if source is None else source, like, poll)
 
 
@@ -64,7 +64,7 @@ def ready(part: Any, finder: Finder) -> Any:
         return part
     found = finder.find(part.name)
     if inspect.isclass(found):
-        return found(**part.options)
+        return call(part.name, found, part.options)
     return partial(found, **part.options) if part.options else found
 
 

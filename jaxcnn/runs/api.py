@@ -21,7 +21,7 @@ from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data import Description, Split, eval_batch, eval_batches
 from jaxcnn.data.framing import preprocessing
-from jaxcnn.data.stores.arrays import check_arrays
+from jaxcnn.data.stores.arrays import check_images
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
 from jaxcnn.parts import Finder
@@ -307,12 +307,7 @@ class Run:
         Raises:
           UsageError: images of another shape, type or range, or none.
         """
-        expected = self.description.shapes["image"].shape
-        fields = {"image": self.description.fields["image"]}
-        if np.shape(images)[1:] != expected:
-            found = np.shape(images)
-            raise UsageError(f"images to predict have shape {found}, expected (n, {str(expected)[1:]}")
-        split = Split(check_arrays({"image": images}, fields, "images to predict"))
+        split = check_images(images, self.description.shapes["image"].shape, "images to predict")
         batches = eval_batches(split, min(self.experiment.eval.batch_size, len(split)))
         parts = [self._predict(self.state.variables, batch["image"]) for batch in batches]
         return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(split)], *parts)

@@ -30,9 +30,9 @@ from jaxcnn.data.augment import (
     RandAugment,
     TrivialAugment,
     augment,
-    normalize,
 )
 from jaxcnn.data.fields import Image, Label, Value
+from jaxcnn.data.norms import normalize
 from jaxcnn.data.transforms.base import Transform
 from jaxcnn.errors import UsageError
 from jaxcnn.typed import NotNegative, Part, check, set_fields, to_json, variants

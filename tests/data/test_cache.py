@@ -182,7 +182,9 @@ def test_a_stop_leaves_nothing_behind(tmp_path):
 def test_other_fields_are_told(tmp_path):
     store, _ = arrays()
     other = replace(store, fields={"image": Image(), "angle": Value()})
-    with pytest.raises(UsageError, match=r"a cache takes labelled images, .*: the data set holds image \(Image\), angle"):
+    with pytest.raises(
+        UsageError, match=r"a cache takes labelled images, .*: the data set holds image \(Image\), angle"
+    ):
         prepare(other, tmp_path / "cache", ORIGIN, short_side=8)
     assert not list(tmp_path.iterdir())
 

@@ -162,6 +162,8 @@ def test_a_data_set_that_tfds_has_a_class_for(tmp_path, monkeypatch):
     convert("mnist", tmp_path)
     store = open_tfds(tfds_builder.open_builder(config, lambda: None))
     records = store.records("train")
-    assert store.channels == 1 and store.class_names == tuple("0123456789")
-    assert sorted(records[i] for i in range(20)) == sorted((row["image"], row["label"]) for _, row in rows)
+    assert store.fields["image"].channels == 1 and store.class_names == tuple("0123456789")
+    assert sorted(tuple(records[i].values()) for i in range(20)) == sorted(
+        (row["image"], row["label"]) for _, row in rows
+    )
     assert tfds.builder("mnist", data_dir=tmp_path).info.file_format.value == "tfrecord"  # as before

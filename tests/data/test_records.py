@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tfds
 
-from jaxcnn.data.config import DataConfig
 from jaxcnn.data.bad import BadExample
+from jaxcnn.data.config import DataConfig
 from jaxcnn.data.decode import BadImage, decode
 from jaxcnn.data.fields import Image as ImageField
 from jaxcnn.data.stores.image_folder import open_folder
@@ -115,7 +115,11 @@ def tiny(path, shards=1):
 
 def test_tfds(tmp_path):
     store = tiny(tmp_path, shards=3)
-    assert store.class_names == CLASSES and store.sizes == {"train": 15, "test": 5} and store.fields["image"] == ImageField(3)
+    assert (
+        store.class_names == CLASSES
+        and store.sizes == {"train": 15, "test": 5}
+        and store.fields["image"] == ImageField(3)
+    )
     records, test = store.records("train"), store.records("test")
     assert [records[i] for i in range(15)] == [{"image": image, "label": i % 3} for i, image in enumerate(IMAGES[:15])]
     assert [test[i]["image"] for i in range(5)] == IMAGES[15:]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import DataConfig, load, normalisation
-from jaxcnn.data import dataset
+from jaxcnn.data import DataConfig, dataset, load, normalisation
 from jaxcnn.data.crops import RandomResizedCrop
 from jaxcnn.data.dataset import streams
 from jaxcnn.data.framing import Fit
@@ -37,7 +36,9 @@ def test_digits_grow_and_slice():
     whole = load(DataConfig(source="digits", image_size=28))
     assert whole.train.arrays["image"].shape == (1437, 28, 28, 1)
     part = load(DataConfig(source="digits", train_split="train[:80%]", val_split="train[80%:]", image_size=28))
-    np.testing.assert_array_equal(np.concatenate([part.train.arrays["image"], part.val.arrays["image"]]), whole.train.arrays["image"])
+    np.testing.assert_array_equal(
+        np.concatenate([part.train.arrays["image"], part.val.arrays["image"]]), whole.train.arrays["image"]
+    )
     np.testing.assert_array_equal(part.test.arrays["label"], whole.test.arrays["label"])
 
 
@@ -184,7 +185,9 @@ def test_folder_of_splits(tmp_path):
     data = load(DataConfig(source="folder", path=tmp_path, test_split="val"))
     assert data.class_names == ("ant", "bee")
     assert sorted(data.test.arrays["label"]) == [0, 0, 1, 1] and data.train.arrays["image"].shape == (6, 4, 6, 3)
-    found = sorted(zip(data.train.arrays["label"].tolist(), data.train.arrays["image"][:, 0, 0, 0].tolist(), strict=True))
+    found = sorted(
+        zip(data.train.arrays["label"].tolist(), data.train.arrays["image"][:, 0, 0, 0].tolist(), strict=True)
+    )
     assert found == [(0, 100), (0, 101), (0, 102), (1, 0), (1, 1), (1, 2)]
 
 
@@ -209,7 +212,9 @@ def test_slices_of_a_folder_have_all_classes(tmp_path):
     # A new image changes the order of none of the others.
     write_image(tmp_path / "2" / "new.png", 250, size=(1, 1))
     again = load(DataConfig(source="folder", **fields))
-    before, after = (np.concatenate([d.train.arrays["image"], d.test.arrays["image"]]).ravel()[::3] for d in (data, again))
+    before, after = (
+        np.concatenate([d.train.arrays["image"], d.test.arrays["image"]]).ravel()[::3] for d in (data, again)
+    )
     assert after[after != 250].tolist() == before.tolist()
 
 

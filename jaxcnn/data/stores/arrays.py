@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jaxcnn.data.casting import cast, check_range
+from jaxcnn.data.examples import Split
 from jaxcnn.data.fields import ClassMap, Field, Fields, Image, Label, Value, map_dtype
 from jaxcnn.data.stores.records import ArrayRecords, Store
 from jaxcnn.errors import UsageError
@@ -43,6 +44,18 @@ def check_arrays(arrays: Mapping[str, Any], fields: Fields, what: str) -> dict[s
         if not len(array):
             raise UsageError(f"{what}: {name} has shape {array.shape}: there is no example")
     return found
+
+
+def check_images(images: Any, shape: tuple[int, ...], what: str) -> Split:
+    """Return images of one shape, [height, width, channels], as a split that has nothing else.
+
+    Raises:
+        UsageError: as `array_store`; or they are of another shape.
+    """
+    found = check_arrays({"image": images}, {"image": Image(shape[-1])}, what)
+    if found["image"].shape[1:] != shape:
+        raise UsageError(f"{what}: images are {found['image'].shape[1:]}, expected {shape}")
+    return Split(found)
 
 
 def _checked(name: str, field: Field, values: np.ndarray, what: str) -> Shaped[np.ndarray, "n *shape"]:
