@@ -22,6 +22,7 @@ from jaxcnn import experiment as experiments
 from jaxcnn.data import Description, Split, eval_batch, eval_batches
 from jaxcnn.data.framing import preprocessing
 from jaxcnn.data.stores.arrays import check_images
+from jaxcnn.data.views import check_views
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
 from jaxcnn.parts import Finder
@@ -30,7 +31,7 @@ from jaxcnn.runs.folder import RunFolder
 from jaxcnn.runs.identity import Programs, Sources, programs_of, sources_of
 from jaxcnn.runs.record import Record, check_data
 from jaxcnn.runs.trainer import Trainer
-from jaxcnn.runs.views import check_views, score_views
+from jaxcnn.runs.averaging import score_views
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.checkpoint import DamagedCheckpoint
 from jaxcnn.train.parallel import together
@@ -346,7 +347,7 @@ def evaluate(
         experiment = _to_evaluate(found.experiment)
         if resize_to is not None:
             experiment = experiment.override({"data.resize_to": resize_to})
-        check_views(views, scales, experiment)
+        check_views(views, scales, experiment.data)
         begun = found.description if views == "center" else replace(found.description, streamed=True)
         trainer = Trainer.from_experiment(experiment, begun=begun, finder=found.finder, stop=stop)
         examples = trainer.data.split(split)
