@@ -62,8 +62,8 @@ def _show(arguments: list[str]) -> None:
 
     from jaxcnn.data.samples import training_samples
     from jaxcnn.files import write_atomically
+    from jaxcnn.progress import WorkProgress
     from jaxcnn.report.sheet import sample_sheet
-    from jaxcnn.train.progress import WorkProgress
 
     key, finder = jax.random.key(experiment.seed), experiment.finder
     with StopFlag() as stop, WorkProgress() as progress:
@@ -123,7 +123,7 @@ def _inspect(arguments: list[str]) -> None:
     from jaxcnn.data.stores.cache import verify
     from jaxcnn.data.survey import named, opened, survey
     from jaxcnn.errors import unknown
-    from jaxcnn.train.progress import WorkProgress
+    from jaxcnn.progress import WorkProgress
 
     config = replace(named(parsed.name, parsed.path), image_size=parsed.image_size)
     with StopFlag() as stop, WorkProgress() as progress:
@@ -254,7 +254,7 @@ def _prepare(arguments: list[str]) -> None:
         raise UsageError(f"--bad-limit is {parsed.bad_limit}: expected a fraction of the examples, such as 0.001")
     from jaxcnn.data.stores.cache import prepare
     from jaxcnn.data.survey import named, opened, weighed
-    from jaxcnn.train.progress import WorkProgress
+    from jaxcnn.progress import WorkProgress
 
     config = named(parsed.name, parsed.path)
     what = config.name.replace("/", "-") or (config.path.resolve().stem if config.path else config.source)
@@ -318,7 +318,7 @@ def _convert(arguments: list[str]) -> None:
 
     parsed = parse(Arguments, "data convert", _convert.__doc__ or "", arguments, "name")
     from jaxcnn.data.stores.convert import convert
-    from jaxcnn.train.progress import WorkProgress
+    from jaxcnn.progress import WorkProgress
 
     with StopFlag() as stop, WorkProgress() as progress:
         folder = convert(parsed.name, parsed.data_dir, stop.check, progress)

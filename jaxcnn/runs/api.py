@@ -1,4 +1,4 @@
-"""Runs: training into a folder, going on with one, and reading one back."""
+"""Runs: training into a folder, going on with one, and scoring one."""
 
 import contextlib
 import math
@@ -8,41 +8,27 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import numpy as np
-from flax import linen as nn
-from jaxtyping import UInt8
 
-from jaxcnn import backend
 from jaxcnn import experiment as experiments
-from jaxcnn.data import Description, Split, eval_batch, eval_batches
-from jaxcnn.data.framing import preprocessing
-from jaxcnn.data.stores.arrays import check_images
 from jaxcnn.data.views import check_views
-from jaxcnn.errors import RunError, UsageError, unknown
+from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
-from jaxcnn.parts import Finder
-from jaxcnn.preprocessing import Preprocessing
+from jaxcnn.runs.averaging import score_views
 from jaxcnn.runs.folder import RunFolder
-from jaxcnn.runs.identity import Programs, Sources, programs_of, sources_of
+from jaxcnn.runs.identity import Programs, programs_of
+from jaxcnn.runs.reading import Run, load_run, on_devices
 from jaxcnn.runs.record import Record, check_data
 from jaxcnn.runs.trainer import Trainer
-from jaxcnn.runs.averaging import score_views
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.checkpoint import DamagedCheckpoint
 from jaxcnn.train.parallel import together
 from jaxcnn.train.schedules import find_schedule
-from jaxcnn.train.state import TrainState
-
-if TYPE_CHECKING:
-    import pandas
 
 
-def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> "Run":
+def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> Run:
     """Train an experiment and return its run; one that was interrupted goes on, a finished one is returned.
 
     A run that was computed by another program, because code has changed since, is left as it is, and the experiment
@@ -61,59 +47,47 @@ def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool
     """
     if experiment.train.seeds != 1:
         raise UsageError(f"train.seeds is {experiment.train.seeds}: jaxcnn.run trains one, jaxcnn.run_seeds several")
-    finder, say = experiment.finder, _sayer(progress)
-    path, sources = find_folder(experiment, runs_dir, finder, say)
-    return _train(experiment, path, finder, sources, progress=progress, command=command)
+    return _train(find(experiment, runs_dir, progress), progress, command)
 
 
-def find_folder(experiment: Experiment, runs_dir: str | Path, finder: Finder, say: Any) -> tuple[Path, Sources]:
-    """Return the folder of an experiment's run, and its sources.
-
-    It is the one whose sources or programs are today's; where there is none, a new one.
+def find(experiment: Experiment, runs_dir: str | Path, progress: bool) -> Run:
+    """Return the run of an experiment of one seed whose sources or programs are today's, or a new one.
 
     Raises:
       UsageError: a part cannot be found.
     """
-    sources = sources_of(experiment, finder)
-    first = run_folder(experiment, runs_dir)
-    there = [RunFolder(path) for path in (first, *sorted(first.parent.glob(f"{first.name}-*")))]
-    there = [folder for folder in there if folder.has("program") and folder.has("data")]
-    for folder in there:
-        if sources.sha256 in folder.read("program")["sources"]:
-            return folder.path, sources
-    told = ""
-    for folder in there:
-        differs = compare(experiment, folder, sources, finder, say)
-        if differs is None:
-            return folder.path, sources
-        told = f"{folder.path} was computed by another program ({differs})"
-    if told:
-        taken = {folder.path.name for folder in there}
-        number = next(n for n in range(2, len(taken) + 3) if f"{first.name}-{n}" not in taken)
-        first = first.parent / f"{first.name}-{number}"
-        say(f"{told}: trained anew in {first}")
-    return first, sources
+    first = Path(runs_dir) / experiment.name / experiments.fingerprint(experiment)
+    paths = [first, *sorted(first.parent.glob(f"{first.name}-*"))]
+    runs = [Run(path, experiment.finder, experiment) for path in paths]
+    there = [run for run in runs if run.folder.has("program") and run.folder.has("data")]
+    for run in there:  # before any program is traced
+        if run.sources.sha256 in run.folder.read("program")["sources"]:
+            return run
+    for run in there:
+        if (differs := _differs(run, progress)) is None:
+            return run
+    if not there:
+        return runs[0]
+    taken = {path.name for path in paths}
+    path = next(path for n in range(2, len(taken) + 3) if (path := Path(f"{first}-{n}")).name not in taken)
+    _say(progress, f"{there[-1].path} was computed by another program ({differs}): trained anew in {path}")
+    return Run(path, experiment.finder, experiment)
 
 
-def compare(experiment: Experiment, folder: RunFolder, sources: Sources, finder: Finder, say: Any) -> str | None:
+def _differs(run: Run, progress: bool) -> str | None:
     """Return how a run's programs differ from today's, as part of a sentence; None: they are the same.
 
     Where only sources differ, that is said and noted.
     """
-    saved = folder.read("program")
+    saved, sources = run.folder.read("program"), run.sources
     if sources.sha256 in saved["sources"]:
         return None
     then = Programs.from_json(saved)
-    now = programs_of(experiment, Description.from_json(folder.read("data")), sources, finder, then.platform)
+    now = programs_of(run.experiment, run.description, sources, run.finder, then.platform)
     if (differs := now.differs(then)) is None:
-        folder.write("program", saved | {"sources": [*saved["sources"], sources.sha256]})
-        say(f"{folder.path}: its code has changed, what it computes has not: it is the same run")
+        run.folder.write("program", saved | {"sources": [*saved["sources"], sources.sha256]})
+        _say(progress, f"{run.path}: its code has changed, what it computes has not: it is the same run")
     return differs
-
-
-def run_folder(experiment: Experiment, runs_dir: str | Path) -> Path:
-    """Return where an experiment of one seed is kept, unless other programs were there before."""
-    return Path(runs_dir) / experiment.name / experiments.fingerprint(experiment)
 
 
 def resume(
@@ -124,7 +98,7 @@ def resume(
     command: str = "",
     code: Sequence[Path] = (),
     accept_program: bool = False,
-) -> "Run":
+) -> Run:
     """Go on with the run in `folder`; with `experiment`, only if it differs in nothing that matters.
 
     A finished run is continued where `experiment` has more steps or epochs, as a new run that starts from its last
@@ -143,56 +117,56 @@ def resume(
       RunError, Stopped: as `run`.
     """
     found = load_run(folder, code=code)
-    finder = (
-        found.finder if experiment is None else replace(experiment.finder, folders=(*experiment.finder.folders, *code))
-    )
-    say = _sayer(progress)
-    if experiment is not None and experiment.train.seeds != 1:
-        raise UsageError(f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one")
-    differ = [] if experiment is None else experiments.differences(experiment, found.experiment)
-    assert experiment is not None or not differ
-    if (differ and not {*differ} <= {"train.steps", "train.epochs"}) or (differ and not found.folder.finished):
-        raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")  # type: ignore[arg-type]
-    experiment = experiment or found.experiment
-    path, sources = Path(folder), sources_of(experiment, finder)
-    program = found.folder.has("program") and found.folder.has("data")
-    differs = compare(found.experiment, found.folder, sources, finder, say) if program else None
+    differ: list[str] = []
+    if experiment is not None:
+        if experiment.train.seeds != 1:
+            raise UsageError(
+                f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one"
+            )
+        differ = experiments.differences(experiment, found.experiment)
+        if set(differ) - {"train.steps", "train.epochs"} or (differ and not found.folder.finished):
+            raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")
+        finder = replace(experiment.finder, folders=(*experiment.finder.folders, *code))
+        found = Run(found.path, finder, found.experiment if differ else experiment)
+    has_program = found.folder.has("program") and found.folder.has("data")
+    differs = _differs(found, progress) if has_program else None
     if differs and not accept_program:
         raise UsageError(
             f"cannot resume {folder}: it was computed by another program ({differs}); --accept-program goes on with "
             "today's, the command that made it trains anew"
         )
-    if differ:
-        path = _continued(found, experiment, finder, say)
-    return _train(experiment, path, finder, sources, progress=progress, command=command)
+    if differ and experiment is not None:
+        found = _continued(found, experiment, progress)
+    return _train(found, progress, command)
 
 
-def _continued(found: "Run", experiment: Experiment, finder: Finder, say: Any) -> Path:
-    """Return the folder of a run that goes on where a finished one ended, with what it starts from in it."""
+def _continued(found: Run, experiment: Experiment, progress: bool) -> Run:
+    """Return the run that goes on where a finished one ended, with what it starts from in its folder."""
     folder = found.folder
-    trainer = Trainer.from_experiment(experiment, data=found.description, finder=finder)
+    trainer = Trainer.from_experiment(experiment, data=found.description, finder=found.finder)
     step, total = found.result["step"], trainer.timetable.total_steps
-    schedule = find_schedule(experiment.schedule, finder)
+    schedule = find_schedule(experiment.schedule, found.finder)
+    why = ""
     if total <= step:
         raise UsageError(f"cannot continue {folder.path}, which has {step} steps, to {total}: expected more")
     if not schedule.goes_on:
-        raise UsageError(
-            f"cannot continue {folder.path}: schedule {type(schedule).__name__} shares out all steps, so more of them "
-            "change those that were made; Constant, StepDecay and Plateau go on"
-        )
-    if experiment.train.recompute_batch_stats or found.result.get("ended"):
-        why = "a callback ended it" if found.result.get("ended") else "train.recompute_batch_stats changed its end"
+        why = f"schedule {type(schedule).__name__} shares out all steps, so more of them change those that were made; "
+        why += "Constant, StepDecay and Plateau go on"
+    elif experiment.train.recompute_batch_stats:
+        why = "train.recompute_batch_stats changed its end"
+    elif found.result.get("ended"):
+        why = "a callback ended it"
+    if why:
         raise UsageError(f"cannot continue {folder.path}: {why}")
     new = RunFolder(folder.path.parent / experiments.fingerprint(experiment))
     if not new.begun:
-        source = folder.checkpoints.path(step)
         new.path.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, new.checkpoints.path(step), copy_function=_link)
+        shutil.copytree(folder.checkpoints.path(step), new.checkpoints.path(step), copy_function=_link)
         for name in ("metrics.jsonl", "timings.jsonl", "data.json", "program.json"):
             shutil.copy(folder.path / name, new.path / name)
         new.write("continued", {"run": str(folder.path), "step": step})
-    say(f"{new.path} continues {folder.path} from step {step} to {total}")
-    return new.path
+    _say(progress, f"{new.path} continues {folder.path} from step {step} to {total}")
+    return Run(new.path, found.finder, experiment)
 
 
 def _link(source: str, target: str) -> None:
@@ -200,118 +174,6 @@ def _link(source: str, target: str) -> None:
         Path(target).hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
-
-
-def load_run(folder: str | Path, *, code: Sequence[Path] = ()) -> "Run":
-    """Return the run in a folder, finished or not.
-
-    Args:
-      folder: of the run.
-      code: folders that its own parts may be imported from, beside the working folder. Nothing else is imported: a run
-        folder is data, and may be somebody else's.
-
-    Raises:
-      UsageError: there is none.
-    """
-    folder = Path(folder)
-    if not (folder / "experiment.json").is_file():
-        inside = [*folder.glob("*/experiment.json"), *folder.glob("*/*/experiment.json")]
-        near = [str(path.parent) for path in inside or folder.parent.parent.glob("*/*/experiment.json")]
-        raise (
-            unknown("run folder", str(folder), near)
-            if near
-            else UsageError(f"no run in {folder}: it has no experiment.json")
-        )
-    return Run(folder, Finder(tuple(map(Path, code)), installed=False))
-
-
-class Run:
-    """A run folder, read back, without its data set. Attributes are read when first asked for."""
-
-    def __init__(self, path: Path, finder: Finder) -> None:
-        """Use `run`, `resume` or `load_run`."""
-        self.path, self.finder, self.folder = path, finder, RunFolder(path)
-
-    def __repr__(self) -> str:
-        """Return the path and the status."""
-        return f"Run({str(self.path)!r}, {self.result.get('status', 'unfinished')})"
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        """The experiment, rebuilt from `experiment.json`."""
-        try:
-            return experiments.from_dict(self.folder.read("experiment"))
-        except UsageError as error:
-            raise UsageError(f"{self.path / 'experiment.json'}: {error}") from error
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What `result.json` holds; {} for a run that is under way or was killed."""
-        return self.folder.read("result") if self.folder.has("result") else {}
-
-    @property
-    def metrics(self) -> "pandas.DataFrame":
-        """The rows of `metrics.jsonl`, one for each step that has any, indexed by step."""
-        import pandas
-
-        rows: dict[int, dict[str, Any]] = {}
-        for row in self.folder.rows:
-            rows.setdefault(row["step"], {}).update(row)
-        return pandas.DataFrame(list(rows.values())).set_index("step") if rows else pandas.DataFrame()
-
-    @cached_property
-    def description(self) -> Description:
-        """What its data are, without them."""
-        return Description.from_json(self.folder.read("data"))
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """From an image file to the network's input, as the run's own images came to be; None: they are no files."""
-        norms = self.description.norms
-        return norms and preprocessing(self.description.shapes["image"], self.experiment.data, *norms)
-
-    @cached_property
-    def trainer(self) -> Trainer:
-        """Its parts put together, on one device."""
-        return Trainer.from_experiment(_on_one_device(self.experiment), data=self.description, finder=self.finder)
-
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-        return self.trainer.model
-
-    @cached_property
-    def state(self) -> TrainState:
-        """The state of the newest good checkpoint, on one device; a damaged one is reported on stderr."""
-        return self.restore("last")
-
-    def restore(self, checkpoint: str) -> TrainState:
-        """Return the state of the "last" good or the "best" checkpoint, on one device."""
-        return restore(self.folder, self.trainer, checkpoint)
-
-    @cached_property
-    def _predict(self) -> Any:
-        task, model, norms = self.trainer.task, self.model, self.description.norms
-
-        def predict(variables: Any, images: jax.Array) -> Any:
-            batch = eval_batch({"image": images, "mask": jax.numpy.ones(len(images), bool)}, norms)
-            return task.predict(task.forward(model, variables, batch, None, False)[0])
-
-        return backend.jit(predict)
-
-    def predict(self, images: UInt8[np.ndarray, "n height width channels"]) -> Any:
-        """Return what the task predicts for each image, by the newest checkpoint: of classes, probabilities [n, classes].
-
-        Args:
-          images: whole numbers 0 to 255, of the shape that the run was trained on.
-
-        Raises:
-          UsageError: images of another shape, type or range, or none.
-        """
-        split = check_images(images, self.description.shapes["image"].shape, "images to predict")
-        batches = eval_batches(split, min(self.experiment.eval.batch_size, len(split)))
-        parts = [self._predict(self.state.variables, batch["image"]) for batch in batches]
-        return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(split)], *parts)
 
 
 def evaluate(
@@ -343,8 +205,11 @@ def evaluate(
       Stopped: on a signal.
     """
     found = load_run(folder, code=code)
+    experiment, there = found.experiment, jax.device_count()
+    experiment = on_devices(
+        experiment, math.gcd(experiment.train.batch_size, min(experiment.train.devices or there, there))
+    )
     with StopFlag() as stop:
-        experiment = _to_evaluate(found.experiment)
         if resize_to is not None:
             experiment = experiment.override({"data.resize_to": resize_to})
         check_views(views, scales, experiment.data)
@@ -353,42 +218,39 @@ def evaluate(
         examples = trainer.data.split(split)
         if resize_to is None and trainer.data.streamed == found.description.streamed:  # else they are other pixels
             check_data(found.folder, trainer)
-        state = restore(found.folder, trainer, checkpoint)
+        state = found.restore(checkpoint, trainer)
         if views == "center":
             metrics = trainer.evaluate(examples, state).metrics
         else:
-            metrics = score_views(trainer, state.variables, examples, views, experiment.data, scales)
+            metrics = score_views(trainer, state.variables, examples, experiment.data, views, scales)
     return {f"{split}/{name}": float(value) for name, value in metrics.items()}
 
 
-def _train(
-    experiment: Experiment, path: Path, finder: Finder, sources: Sources, *, progress: bool, command: str
-) -> Run:
-    folder, found, started = RunFolder(path), Run(path, finder), time.perf_counter()
-    record: Record | None = None
+def _train(found: Run, progress: bool, command: str) -> Run:
+    started, record = time.perf_counter(), None
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
-        stack.enter_context(only_here(folder))
-        if folder.finished:
-            _sayer(progress)(describe_finished(found))
+        stack.enter_context(_only_here(found.folder))
+        if found.folder.finished:
+            _say(progress, describe_finished(found))
             return found
         try:
-            begun = found.description if folder.begun else None
-            trainer = Trainer.from_experiment(experiment, begun=begun, finder=finder, stop=stop)
-            record = make_record(experiment, folder, trainer, sources, finder, command, started, progress=progress)
+            begun = found.description if found.folder.begun else None
+            trainer = Trainer.from_experiment(found.experiment, begun=begun, finder=found.finder, stop=stop)
+            record = make_record(found, trainer, command, started, progress=progress)
             record.train()
         except Stopped as stopped:
             if jax.process_index() == 0:
-                folder.write_once("experiment", experiments.to_dict(experiment))  # a stop while loading comes before
+                found.folder.write_once("experiment", experiments.to_dict(found.experiment))  # it may come before
             more = " --distributed" if jax.process_count() > 1 else ""
-            again = f"jaxcnn train --resume {shlex.quote(str(path))}{more}"
+            again = f"jaxcnn train --resume {shlex.quote(str(found.path))}{more}"
             step = record.position.step if record else 0
             raise Stopped(stopped.signum, f"stopped after step {step}; go on with: {again}") from stopped
     return found
 
 
 @contextlib.contextmanager
-def only_here(folder: RunFolder) -> Iterator[None]:
+def _only_here(folder: RunFolder) -> Iterator[None]:
     """Keep other processes from training into a folder; of several that train together, the first does."""
     with contextlib.ExitStack() as stack:
         with together():
@@ -397,81 +259,33 @@ def only_here(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def make_record(
-    experiment: Experiment,
-    folder: RunFolder,
-    trainer: Trainer,
-    sources: Sources,
-    finder: Finder,
-    command: str,
-    started: float,
-    **options: Any,
-) -> Record:
-    """Return the record of an experiment's run."""
+def make_record(run: Run, trainer: Trainer, command: str, started: float, **options: Any) -> Record:
+    """Return the record of a run; see `Record` for the options."""
+    folder = run.folder
 
     def identify() -> None:
-        folder.write_once("experiment", experiments.to_dict(experiment))
-        programs = programs_of(experiment, trainer.data.describe(), sources, finder)
+        folder.write_once("experiment", experiments.to_dict(run.experiment))
         known = folder.read("program")["sources"] if folder.has("program") else []
-        if sources.sha256 not in known:
-            values = {"sources": [*known, sources.sha256], "files": dict(sources.files), **programs.to_json()}
-            folder.write("program", values)
+        if run.sources.sha256 not in known:
+            programs = programs_of(run.experiment, trainer.data.describe(), run.sources, run.finder)
+            values = {"sources": [*known, run.sources.sha256], "files": dict(run.sources.files)}
+            folder.write("program", values | programs.to_json())
 
     notes = {**options.pop("notes", {}), "command": command}
     if folder.has("continued"):
         notes["continued"] = folder.read("continued")
-    return Record(
-        trainer, folder.path, name=experiment.name, notes=notes, started=started, identify=identify, **options
-    )
+    own = {"name": run.experiment.name, "notes": notes, "started": started, "identify": identify}
+    return Record(trainer, run.path, **own, **options)  # type: ignore[arg-type]
 
 
-def describe_finished(found: Run) -> str:
+def describe_finished(run: Run) -> str:
     """Return in one line that a run is only read back."""
-    commit = found.folder.read("environment").get("commit") if found.folder.has("environment") else None
+    commit = run.folder.read("environment").get("commit") if run.folder.has("environment") else None
     of = f", commit {commit[:7]}" if commit else ""
-    when = f" on {found.result['finished'][:10]}" if "finished" in found.result else ""
-    return f"{found.path}: finished{when}{of}; not trained again"
+    when = f" on {run.result['finished'][:10]}" if "finished" in run.result else ""
+    return f"{run.path}: finished{when}{of}; not trained again"
 
 
-def _sayer(progress: bool) -> Any:
-    """Return what prints a line on stderr, where progress is shown, in the first process."""
-
-    def say(text: str) -> None:
-        if progress and jax.process_index() == 0:
-            print(f"jaxcnn: {text}", file=sys.stderr)
-
-    return say
-
-
-def _on_one_device(experiment: Experiment) -> Experiment:
-    train = replace(experiment.train, devices=jax.process_count(), parallel="jit", accumulation_steps=1)
-    return replace(experiment, train=train)
-
-
-def _to_evaluate(experiment: Experiment) -> Experiment:
-    """Return the experiment as any machine can score it: devices and parts of a batch are for training."""
-    train, found = experiment.train, jax.device_count()
-    devices = math.gcd(train.batch_size, min(train.devices or found, found))
-    return replace(experiment, train=replace(train, devices=devices, parallel="jit", accumulation_steps=1))
-
-
-def restore(folder: RunFolder, trainer: Trainer, which: str) -> TrainState:
-    """Return the state of the "last" or the "best" checkpoint."""
-    checkpoints, like = folder.checkpoints, trainer.abstract_state()
-    if which == "last":
-        try:
-            state, _, reports = checkpoints.restore_newest(like)
-        except LookupError as error:
-            raise UsageError(f"{folder.path} has no checkpoint yet") from error
-        for report in reports:
-            print(f"jaxcnn: {report}", file=sys.stderr)
-        return state
-    if which != "best":
-        raise unknown("checkpoint", which, ["best", "last"])
-    step = folder.best_step(*trainer.task.best)
-    if step is None:
-        raise UsageError(f"{folder.path} has no best checkpoint: it was never evaluated while training")
-    try:
-        return checkpoints.restore(step, like)[0]
-    except DamagedCheckpoint as error:
-        raise RunError(f"checkpoint {checkpoints.path(step)} is damaged: {error}") from error
+def _say(progress: bool, text: str) -> None:
+    if progress and jax.process_index() == 0:
+        print(f"jaxcnn: {text}", file=sys.stderr)

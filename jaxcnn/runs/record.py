@@ -15,6 +15,7 @@ from jaxcnn.data.bad import Bad
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
+from jaxcnn.progress import Shown, TrainProgress
 from jaxcnn.runs.environment import environment
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
@@ -24,7 +25,6 @@ from jaxcnn.train.evaluate import Scores
 from jaxcnn.train.log import Log
 from jaxcnn.train.loop import NonFinite, Position, fit
 from jaxcnn.train.parallel import together
-from jaxcnn.train.progress import Shown, TrainProgress
 from jaxcnn.train.state import TrainState, params_sha256
 from jaxcnn.train.step import Sums
 

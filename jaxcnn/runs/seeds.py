@@ -14,12 +14,12 @@ import jax
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import Experiment, to_dict
-from jaxcnn.runs.api import Run, find_folder, make_record
-from jaxcnn.runs.identity import Sources
+from jaxcnn.progress import SeedsProgress, TrainProgress
+from jaxcnn.runs.api import find, make_record
+from jaxcnn.runs.reading import Run
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import choose_devices
-from jaxcnn.train.progress import SeedsProgress, TrainProgress
 from jaxcnn.train.together import Together
 
 Mode = Literal["sequential", "devices", "vmap"]
@@ -56,18 +56,16 @@ def run_seeds(
     runs: list[Run] = []
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
-        shown = TrainProgress(1, 0, 1, enabled=progress)
-        found = [find_folder(each, runs_dir, each.finder, shown.say) for each in alone]
-        runs = [Run(path, each.finder) for each, (path, _) in zip(alone, found, strict=True)]
+        runs = [find(each, runs_dir, progress) for each in alone]
         for run in runs:
             stack.enter_context(run.folder.locked())
-        left = [(e, r, s) for e, r, (_, s) in zip(alone, runs, found, strict=True) if not r.folder.finished]
+        left = [run for run in runs if not run.folder.finished]
         try:
             if left:
                 _Seeds(left, mode, devices, stop, started, progress, command).train()
         except Stopped as stopped:
-            for each, run, _ in left:
-                run.folder.write_once("experiment", to_dict(each))  # a stop while loading comes before it was
+            for run in left:
+                run.folder.write_once("experiment", to_dict(run.experiment))  # a stop while loading comes before it was
             more = "the same command goes on with all seeds, jaxcnn train --resume RUN with one of them alone"
             raise Stopped(stopped.signum, f"stopped; {more}") from stopped
     return runs
@@ -104,7 +102,7 @@ def seeds_alone(experiment: Experiment, mode: Mode) -> list[Experiment]:
 class _Seeds:
     """Runs that are to be trained."""
 
-    left: list[tuple[Experiment, Run, Sources]]
+    left: list[Run]
     mode: Mode
     devices: list[jax.Device]
     stop: StopFlag
@@ -149,19 +147,19 @@ class _Seeds:
 
     def _trainers(self) -> list[Trainer]:
         """Return a trainer for each seed, all sharing what no seed changes."""
-        begun = [run.folder.begun for _, run, _ in self.left]
+        begun = [run.folder.begun for run in self.left]
         # One that has not begun needs the weights to start from, and the normalisation that comes with them.
         first = begun.index(False) if False in begun else 0
-        described = next((run.description for _, run, _ in self.left if run.folder.has("data")), None)
-        experiment, _, _ = self.left[first]
+        described = next((run.description for run in self.left if run.folder.has("data")), None)
+        experiment = self.left[first].experiment
         base = Trainer.from_experiment(
             experiment, begun=described if begun[first] else None, finder=experiment.finder, stop=self.stop
         )
-        for (_, run, _), has_begun in zip(self.left, begun, strict=True):
+        for run, has_begun in zip(self.left, begun, strict=True):
             ours, theirs = base.data.norms, run.description.norms if has_begun else base.data.norms
             if any((a != b).any() for a, b in zip(ours or (), theirs or (), strict=True)):
                 raise UsageError(f"{run.path} normalises its images otherwise: go on with it alone, by --resume")
-        return [base if n == first else base.of_seed(each.seed) for n, (each, _, _) in enumerate(self.left)]
+        return [base if n == first else base.of_seed(run.experiment.seed) for n, run in enumerate(self.left)]
 
     def _on_a_device(self, number: int, trainer: Trainer, told: SeedsProgress, free: Any) -> None:
         device = free.get()
@@ -174,16 +172,13 @@ class _Seeds:
         self, number: int, trainer: Trainer, told: SeedsProgress | None = None, way: Together | None = None
     ) -> None:
         """Train one seed; what ends it alone is in its `result.json`."""
-        experiment, run, sources = self.left[number]
         options: dict[str, Any] = {"progress": self.progress}
         if told is not None:
-            seeds = [each.seed for each, _, _ in self.left]
+            seeds = [run.experiment.seed for run in self.left]
             options = {"shown": told.of(trainer.seed), "notes": {"together": {"mode": self.mode, "seeds": seeds}}}
         if self.mode == "vmap":  # the other ways change no bits
             options["sitting"] = {"seeds_mode": "vmap"}
-        record = make_record(
-            experiment, run.folder, trainer, sources, experiment.finder, self.command, self.started, **options
-        )
+        record = make_record(self.left[number], trainer, self.command, self.started, **options)
         try:
             record.train(*(() if way is None else (way.step_of(number), way.whole)))
         except RunError as error:

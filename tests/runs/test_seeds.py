@@ -20,7 +20,7 @@ from jaxcnn.runs.recorder import Recorder
 from jaxcnn.runs.seeds import seeds_alone
 from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.progress import SeedsProgress
+from jaxcnn.progress import SeedsProgress
 from jaxcnn.train.seeds import choose_mode
 
 SEEDS = (5, 6, 7)
