@@ -57,11 +57,8 @@ class Record:
         Args:
           trainer: what is to be trained: a `runs.Trainer`, which lies above.
           folder: of the run; None: it has none.
-          progress: show progress on stderr.
-          shown: where to show it; None: a bar of its own.
-          name: of the run, for `result.json`.
-          notes: more for `result.json`.
-          sitting: more for `environment.json`.
+          progress: show progress on stderr, in a bar of its own where it is not `shown` somewhere.
+          name, notes: for `result.json`; `sitting`: more for `environment.json`.
           started: when this sitting began, by `time.perf_counter`.
           identify: writes what else tells the run from others; called while the step compiles.
         """
@@ -73,6 +70,7 @@ class Record:
         self._notes, self._sitting = dict(notes or {}), dict(sitting or {})
         self._started, self._identify = time.perf_counter() if started is None else started, identify
         self._log: Log | None = None
+        self._reports: list[str] = []
         self._told: dict[str, set[str]] = {}
         self._callbacks = [of_run(callback) for callback in trainer.callbacks]
 
@@ -107,44 +105,39 @@ class Record:
     def _begin(self, own_step: bool) -> tuple[TrainState, Any]:
         """Return the state to go on from, and what waits for the compiler."""
         trainer, folder = self.trainer, self.folder
-        reports: list[str] = []
-        values: dict[str, Any] = {}
-        state = None
+        newest = 0
         if folder is not None:
             with together():
                 check_data(folder, trainer)
                 if self._first:
                     folder.checkpoints.recover()
-        newest = max(folder.checkpoints.steps(), default=0) if folder else 0
+            newest = max(folder.checkpoints.steps(), default=0)
         trains = own_step and newest < trainer.timetable.total_steps
         wait = trainer.compile_meanwhile(newest) if trains else lambda: None
-        if folder is not None and newest:
-            state, values, reports = folder.checkpoints.restore_newest(trainer.abstract_state())
+        if folder is None or not newest:
+            return trainer.initial_state(), wait
+        state, values, self._reports = folder.checkpoints.restore_newest(trainer.abstract_state())
         try:
             self.position = Position(**values)
         except TypeError as error:
-            path = folder.checkpoints.path(newest) if folder else ""
+            path = folder.checkpoints.path(newest)
             raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
         for name, bad in self.position.bad_examples.items():
-            split = trainer.data.splits()[name]
-            if isinstance(split, Reader):
-                split.restore_unusable({index: Bad(*rest) for index, *rest in bad})
-        self._reports = reports
-        return trainer.initial_state() if state is None else state, wait
+            trainer.data.splits()[name].restore_unusable({index: Bad(*rest) for index, *rest in bad})
+        return state, wait
 
     def _open(self) -> None:
         """Make the folder ready to go on, tell what there is to tell, and replay the rows of before."""
         reports, position = self._reports, self.position
         with together():
             if self._first and self.folder is not None:
-                reports = reports + self._write_identity()
+                reports += self._write_identity()
                 (self.folder.path / "result.json").unlink(missing_ok=True)  # of a stop
                 self.folder.checkpoints.drop_after(position.step)
                 self._log = Log(self.folder.path, position.step, tensorboard=self.trainer.checkpoint.tensorboard)
-        ignored = self.trainer.data.ignored
-        if ignored:
+        if ignored := self.trainer.data.ignored:
             listed = f"{', '.join(ignored[:_LISTED])}{', ...' if len(ignored) > _LISTED else ''}"
-            reports = [*reports, f"{len(ignored)} files are not images and are passed over (see data.json): {listed}"]
+            reports.append(f"{len(ignored)} files are not images and are passed over (see data.json): {listed}")
         for report in reports:
             self._say(report)
         self._started -= position.wall_seconds
@@ -170,10 +163,9 @@ class Record:
         if sittings[-1] == here:
             return []
         self.folder.write("environment", saved | {"resumed": [*sittings[1:], here]})
-        names = dict.fromkeys([*here, *sittings[-1]])
-        differ = ", ".join(name for name in names if sittings[-1].get(name) != here.get(name))
-        path = self.folder.path
-        return [f"{path} goes on where not everything is as before, see its environment.json: {differ}"]
+        names = [name for name in here | sittings[-1] if sittings[-1].get(name) != here.get(name)]
+        told = f"{self.folder.path} goes on where not everything is as before, see its environment.json"
+        return [f"{told}: {', '.join(names)}"]
 
     # What the loop calls -------------------------------------------------------------------------------------------
 
@@ -192,12 +184,7 @@ class Record:
             row["learning_rate"] = rate
         asked = self._write(step, row, state, position.examples_per_second)
         if self._log is not None:
-            timing = {
-                "examples_per_second": position.examples_per_second,
-                "input_wait": position.input_wait,
-                "wall_seconds": time.perf_counter() - self._started,
-            }
-            self._log.write_timing(step, timing)
+            self._log.write_timing(step, self._timing())
         return asked
 
     def evaluate(self, state: TrainState) -> str:
@@ -249,7 +236,7 @@ class Record:
         if self._log is not None and self.folder is not None:
             if scores.collected:
                 buffer = io.BytesIO()
-                np.savez(buffer, **scores.collected)
+                np.savez(buffer, **scores.collected)  # type: ignore[arg-type]
                 write_atomically(self.folder.path / "predictions.npz", buffer.getvalue())
             self._draw(data.test, scores)
             result = {
@@ -257,9 +244,7 @@ class Record:
                 "metric": f"test/{self.trainer.task.best[0]}",
                 "examples": data.sizes,
                 "note": data.note,
-                "examples_per_second": position.examples_per_second,
-                "input_wait": position.input_wait,
-                "wall_seconds": time.perf_counter() - self._started,
+                **self._timing(),
                 "params_sha256": params_sha256(state.params),
                 "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             }
@@ -294,6 +279,10 @@ class Record:
             self.folder.write("result", {**head, **values, **bad, **self._notes})
 
     # Parts ---------------------------------------------------------------------------------------------------------
+
+    def _timing(self) -> dict[str, float | None]:
+        speed = {"examples_per_second": self.position.examples_per_second, "input_wait": self.position.input_wait}
+        return {**speed, "wall_seconds": time.perf_counter() - self._started}
 
     def _score(self, name: str, state: TrainState) -> tuple[Scores, str]:
         step, split = self.position.step, self.trainer.data.split(name)
@@ -401,18 +390,14 @@ def checksums(trainer: Any) -> dict[str, Any]:
 
 def _bad_examples(data: Any) -> dict[str, list[tuple[int, str, str]]]:
     """Return index, name and reason of the examples of each streamed split that turned out to be of no use."""
-    streamed = {name: split for name, split in data.splits().items() if isinstance(split, Reader)}
-    found = {name: [(index, *bad) for index, bad in sorted(split.unusable.items())] for name, split in streamed.items()}
-    return {name: bad for name, bad in found.items() if bad}
+    streamed = {name: split for name, split in data.splits().items() if isinstance(split, Reader) and split.unusable}
+    return {name: [(index, *bad) for index, bad in sorted(split.unusable.items())] for name, split in streamed.items()}
 
 
 def _describe_bad(data: Any) -> dict[str, Any]:
     """Return how many examples of each split are of no use, and the first of them."""
     found = {name: split.bad for name, split in data.splits().items() if split.bad}
-    return {
-        name: {"count": len(bad), "examples": [example._asdict() for example in bad[:_BAD_NAMED]]}
-        for name, bad in found.items()
-    }
+    return {n: {"count": len(bad), "examples": [one._asdict() for one in bad[:_BAD_NAMED]]} for n, bad in found.items()}
 
 
 def _line(error: Exception) -> str:
