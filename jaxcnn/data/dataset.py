@@ -112,8 +112,8 @@ def load(
         finder: of what `config` names of a user's own.
         like: the fields that are needed and their kinds, such as {"image": Image, "angle": Value}.
         streamed: whether examples are read while the network trains; None: as `config` and the free memory have it.
-        norms: mean and standard deviation to normalise by, or what returns them for an example's shapes and fields; None:
-            as `config` says, else measured.
+        norms: mean and standard deviation to normalise by, or what returns them for an example's shapes and fields;
+            None: as `config` says, else measured.
         poll: called for each image that is decoded; what it raises ends the loading.
 
     Raises:
@@ -226,16 +226,11 @@ def _in_memory(config: DataConfig, store: Store, spec: str, whole: dict[str, Spl
     return found
 
 
-def _norms(
-    config: DataConfig,
-    train: Examples,
-    fields: Fields,
-    given: Any,
-    poll: Poll,
-) -> Norms | None:
+def _norms(config: DataConfig, train: Examples, fields: Fields, given: Any, poll: Poll) -> Norms | None:
     if has_norms(fields):
         given = given(train.shapes, fields) if callable(given) else given
-        return normalisation(config, train, poll) if given is None else given_norms(*given, train.shapes["image"].shape)
+        shape = train.shapes["image"].shape
+        return normalisation(config, train, poll) if given is None else given_norms(given[0], given[1], shape)
     for name in ("mean", "std", "per_pixel_mean"):
         if getattr(config, name):
             raise UsageError(f"data.{name} is of a field 'image': the data set has {', '.join(fields)}")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped, UInt8
 
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.dataset import Dataset, streams, take
-from jaxcnn.data.fields import Batch, Boxes, ClassMap, Fields, Label, Value, frame_of
+from jaxcnn.data.fields import Batch, Boxes, ClassMap, Fields, Image, Label, Value, frame_of
 from jaxcnn.data.prepared import training_batch
 from jaxcnn.data.slicing import parse
 from jaxcnn.data.sources import open_store, ready
@@ -100,8 +100,8 @@ def training_samples(
         else "filler"
         for row, counts in enumerate(trained["mask"])
     ]
-    pictures = [_picture(batch, frame, data.fields) for batch in (trained, scored)]
-    return Samples(*pictures, captions, trained["mask"])
+    images, views = (_picture(batch, frame, data.fields) for batch in (trained, scored))
+    return Samples(images, views, captions, trained["mask"])
 
 
 def _caption(batch: Batch, row: int, name: str, field: Any) -> str:
@@ -124,10 +124,11 @@ def _classes(target: Float[np.ndarray, " classes"], class_names: Sequence[str]) 
 
 def _picture(batch: Batch, frame: str, fields: Fields) -> UInt8[np.ndarray, "n height width channels"]:
     """Return the images of a batch, with what is known of places in them."""
-    pixels = np.asarray(batch[frame], np.float32)
-    if pixels.ndim == 3:  # a class map, and no image
+    pixels: Any = np.asarray(batch[frame], np.float32)
+    kind = fields[frame]
+    if not isinstance(kind, Image):  # a class map alone
         pixels = np.zeros((*pixels.shape, 1), np.float32)
-    elif batch[frame].dtype != np.uint8 and fields[frame].dtype != "uint8":  # in whatever unit
+    elif kind.dtype == "float32":  # in whatever unit
         low, high = pixels.min(), pixels.max()
         pixels = 255 * (pixels - low) / max(high - low, 1e-12)
     for name, field in fields.items():

@@ -42,7 +42,8 @@ def score_views(
         raise UsageError(f"views {views}: what {type(task).__name__} predicts has no mean over views of an image")
     passes = ten_crops(split, config) if views == "ten_crop" else several_scales(split, scales)
     predictions: Any = None
-    targets, usable = {}, np.ones(len(split), bool)
+    targets: dict[str, np.ndarray] = {}
+    usable = np.ones(len(split), bool)
     for parts in passes:
         for some in parts:
             means, batch = _predictions(trainer, variables, split, some)

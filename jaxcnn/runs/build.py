@@ -50,10 +50,10 @@ def find_model(config: ModelConfig, outputs: int | None, finder: Finder) -> nn.M
     """
     num_classes = config.num_classes or outputs
     if is_reference(config.name):
-        options = {"num_classes": num_classes, "dtype": config.dtype, **config.options}
+        options: dict[str, Any] = {"num_classes": num_classes, "dtype": config.dtype, **config.options}
         return models.build(finder.find(config.name), **options)
-    given = {} if num_classes is None else {"num_classes": num_classes}
-    return models.create(config.name, **given, dtype=config.dtype, **config.options)
+    given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    return models.create(config.name, **given, dtype=config.dtype, **config.options)  # type: ignore[arg-type]
 
 
 class Weights:
@@ -83,7 +83,7 @@ class Weights:
         mean, std = (np.asarray(values, np.float32) / unit for values in (prepared.mean, prepared.std))
         if mean.shape not in (image.shape, image.shape[-1:]) or std.shape != image.shape[-1:]:
             raise UsageError(
-                f"{name} subtracts a mean of shape {mean.shape}, the images are {image.shape}: give data.mean and data.std"
+                f"{name} subtracts a mean of shape {mean.shape}, images are {image.shape}: give data.mean and data.std"
             )
         return data_sets.Norms(mean, std)
 

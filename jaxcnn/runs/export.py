@@ -77,6 +77,6 @@ def _module(run: Run, variables: object) -> jax.export.Exported:
         if "_DimExpr" not in str(error):
             raise
         raise UsageError(
-            f"{type(model).__name__} cannot be exported for any number of images, as it takes theirs for a whole number: "
+            f"{type(model).__name__} cannot be exported for any number of images: it takes theirs for a whole number; "
             "write x.shape[0] for len(x)"
         ) from error

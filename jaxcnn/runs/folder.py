@@ -6,8 +6,8 @@ runs/<name>/<hash>/
                      `seeds_mode`: vmap, where the run is its seed alone only up to rounding; `continued`: the finished
                      run that it started from
   program.json       what it is computed by: SHA-256 of sources and of programs (see identity.py)
-  data.json          fields, shapes, normalisation, files that are no examples, checksums of the weights started from and
-                     of the splits (of names, sizes and targets where they are streamed)
+  data.json          fields, shapes, normalisation, files that are no examples, checksums of the weights started from
+                     and of the splits (of names, sizes and targets where they are streamed)
   metrics.jsonl      rows that are a function of the experiment; timings.jsonl: rows that are not
   events/            the same rows for TensorBoard
   checkpoints/       see train/checkpoint.py
@@ -88,7 +88,7 @@ class RunFolder:
         return bool(self.checkpoints.steps())
 
     def best_step(self, metric: str, direction: str) -> int | None:
-        """Return the step of the best value of a metric on the validation split (or the test split) among the checkpoints.
+        """Return the checkpoint that is best by a metric on the validation split, or the test split; None: none is.
 
         Args:
           metric: its name, without the split's.

@@ -36,11 +36,13 @@ from jaxcnn.parts import Finder, is_reference
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.inputs import batch_like
 from jaxcnn.train.state import create_state
-from jaxcnn.train.step import make_eval_step, make_train_step
+from jaxcnn.train.step import make_eval_step
 from jaxcnn.typed import Part
 
 _ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# Modules of the data room that are part of the traced programs, or make no batches.
+_NO_BATCHES = {"__init__.py", "augment.py", "fields.py", "samples.py", "survey.py", "views.py"}
 # What images are decoded and resized by.
 _DECODERS = ("numpy", "pillow", "opencv-python-headless", "simplejpeg")
 _SYMBOL = re.compile(r"@\"?([\w.$-]+)\"?")
@@ -169,15 +171,7 @@ def trace(experiment: Experiment, data: Description, finder: Finder, platform: s
     train = replace(experiment.train, devices=1 if jax.process_count() == 1 else None, parallel="jit")
     trainer = Trainer.from_experiment(replace(experiment, train=train), data=data, finder=finder)
     model, tx, task, data = trainer.model, trainer.tx, trainer.task, trainer.data
-    step = make_train_step(
-        model,
-        tx,
-        task,
-        accumulation_steps=train.accumulation_steps,
-        ema_decay=train.ema_decay,
-        frozen=train.frozen,
-        remat=train.remat,
-    )
+    step = trainer.make_step()
     state, stored = trainer.abstract_state(None), batch_like(data, train.batch_size)
     batch, key, norms = trainer.batch_like(train.batch_size), state.key, data.norms
 
@@ -234,19 +228,10 @@ def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
     """Return the SHA-256 of the code that makes batches and metrics on the host, without comments."""
     room, given = _ROOM / "data", experiment.data.source
     source = given.name if isinstance(given, Part) else str(given)
-    traced = {"transforms", "augment.py", "survey.py", "fields.py"}
-    stores = {path.stem for path in (room / "stores").glob("*.py")} - {
-        "records",
-        "__init__",
-        "arrays",
-        "objects",
-        "kinds",
-    }
-    others = {name for name in stores if source not in name}
+    shared = {"records.py", "__init__.py", "arrays.py", "objects.py", "kinds.py"}
     paths = [
-        path
-        for path in sorted(room.rglob("*.py"))
-        if path.relative_to(room).parts[0] not in traced and path.stem not in others
+        *(path for path in sorted(room.glob("*.py")) if path.name not in _NO_BATCHES),
+        *(path for path in sorted((room / "stores").glob("*.py")) if path.name in shared or source in path.name),
     ]
     own = finder.sources([source] if is_reference(source) else [])
     texts = [path.read_text() for path in [*paths, *own.values()]]
@@ -262,7 +247,8 @@ def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
 def _without_comments(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)

@@ -280,7 +280,7 @@ class Record:
 
     # Parts ---------------------------------------------------------------------------------------------------------
 
-    def _timing(self) -> dict[str, float | None]:
+    def _timing(self) -> dict[str, float]:
         speed = {"examples_per_second": self.position.examples_per_second, "input_wait": self.position.input_wait}
         return {**speed, "wall_seconds": time.perf_counter() - self._started}
 

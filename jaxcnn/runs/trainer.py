@@ -83,9 +83,7 @@ class Trainer:
           tx: any Optax transformation; it is given the loss as `value` if it takes it.
           task: what is asked of the network.
           data: a `Dataset`, or what `jaxcnn.data.load` takes as `source`.
-          train: length, batches, devices.
-          eval: when to evaluate.
-          checkpoint: what to keep, where `fit` is given a folder.
+          train, eval, checkpoint: length, batches and devices; when to evaluate; what `fit` keeps in a folder.
           seed: the one source of randomness.
           learning_rate: by the step, to be logged.
           variables: to start from; None: initialised.
@@ -112,18 +110,7 @@ class Trainer:
         self._rate = learning_rate and jax.jit(
             lambda opt_state, step: current_learning_rate(learning_rate, opt_state, step - 1)
         )
-        self.step = make_train_step(
-            model,
-            self.tx,
-            task,
-            accumulation_steps=train.accumulation_steps,
-            ema_decay=train.ema_decay,
-            frozen=train.frozen,
-            remat=train.remat,
-            norms=train.norms,
-            axis_name=self.parallel.axis_name,
-            sync_batch_norm=train.sync_batch_norm,
-        )
+        self.step = self.make_step(self.parallel.axis_name)
 
     @classmethod
     def from_experiment(
@@ -151,39 +138,41 @@ class Trainer:
         """
         stop = StopFlag() if stop is None else stop
         finder = finder or experiment.finder
-        task, config = find_task(experiment.task, finder), experiment.data
+        task, config, train = find_task(experiment.task, finder), experiment.data, experiment.train
         weights = None
         if experiment.model.weights is not None and begun is None and data is None:
             weights = Weights(experiment.model, task, finder, init_key(jax.random.key(experiment.seed)))
         if data is None:
             own = config.mean is not None or config.std is not None or config.per_pixel_mean
             norms = begun.norms if begun else None if own else weights
-            data = load_together(config, task, finder, stop.check, begun and begun.streamed, norms)
+            data = load_together(config, task, finder, stop.check, begun.streamed if begun else None, norms)
             if weights is not None and weights.variables is None:
                 weights(data.shapes, data.fields)
         elif isinstance(data, Description):
             augment = tuple(ready(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
         model = find_model(experiment.model, task.outputs(data.fields), finder)
-        train, optim, schedule = experiment.train, experiment.optim, experiment.schedule
-        steps = timetable(train, experiment.eval, experiment.checkpoint, data).total_steps
-        optim, schedule = find_optimizer(optim, finder), find_schedule(schedule, finder)
-        like = initial_shapes(model, task, data)["params"]
-        rate = None if optim.learning_rate is None else make_schedule(schedule, optim.learning_rate, steps)
+        optim, schedule = find_optimizer(experiment.optim, finder), find_schedule(experiment.schedule, finder)
+        whole: dict[str, Any] = {"train": train, "eval": experiment.eval, "checkpoint": experiment.checkpoint}
+        steps, like = timetable(**whole, data=data).total_steps, initial_shapes(model, task, data)["params"]
         return cls(
             model,
             make_optimizer(optim, schedule, steps, like, train.frozen),
             task,
             data,
-            train=train,
-            eval=experiment.eval,
-            checkpoint=experiment.checkpoint,
+            **whole,
             seed=experiment.seed,
-            learning_rate=rate,
-            variables=weights and weights.variables,
+            learning_rate=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
+            variables=None if weights is None else weights.variables,
             callbacks=[find_callback(callback, finder) for callback in train.callbacks],
             stop=stop,
         )
+
+    def make_step(self, axis_name: str | None = None) -> Callable:
+        """Return the training step, not compiled; with `axis_name` that of one device."""
+        names = ("accumulation_steps", "ema_decay", "frozen", "remat", "norms", "sync_batch_norm")
+        asked = {name: getattr(self.train, name) for name in names}
+        return make_train_step(self.model, self.tx, self.task, axis_name=axis_name, **asked)
 
     # The state ---------------------------------------------------------------------------------------------------
 
@@ -303,7 +292,7 @@ class Trainer:
         return int(codes.max()) or None
 
     def poll(self, number: int) -> None:
-        """Raise Stopped on a signal, now and then where several processes are to agree on it."""
+        """Raise Stopped on a signal, as `stop_requested` tells of it."""
         if signum := self.stop_requested(number):
             raise Stopped(signum)
 
@@ -359,12 +348,8 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
     """
     examples = data.sizes["train"]
     epoch = batches_per_epoch(examples, train.batch_size, data.last_batch)
-    if train.steps is None:
-        assert train.epochs is not None
-        # Exactly, as the numbers are written: in floats, 1.1 epochs may be a step more.
-        steps = math.ceil(Fraction(repr(train.epochs)) * epoch)
-    else:
-        steps = train.steps
+    # Exactly, as the numbers are written: in floats, 1.1 epochs may be a step more.
+    steps = train.steps or math.ceil(Fraction(repr(train.epochs)) * epoch)
     if steps >= 2**31:
         raise UsageError(f"training for {steps:.3g} steps: expected fewer than 2**31, what a 32-bit counter holds")
     return Timetable(

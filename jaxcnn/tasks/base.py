@@ -56,7 +56,7 @@ class Task(Config):
     """The metric by which one checkpoint is better than another, and which way."""
 
     def outputs(self, fields: Fields) -> int | None:
-        """Return how many outputs a model is made with for these data, where nothing else says; None: its own number."""
+        """Return how many outputs a model is made with for these data, if nothing else says; None: its own number."""
         return None
 
     def init(self, model: nn.Module, key: Array, batch: Batch) -> Mapping[str, Tree]:

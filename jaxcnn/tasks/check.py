@@ -51,8 +51,8 @@ def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callabl
     task.check(outputs, fields)
     more = jax.tree.map(lambda x: _with_rows(x, _OTHER_ROWS), outputs)
     what = f"the model's output {_shapes(outputs)} does not fit {_name(task)} on {_shapes(batch)}"
-    for method in ("losses", "sums", "collect", "predict"):
-        call = (lambda o, b, f=getattr(task, method): f(o, b)) if method != "predict" else lambda o, b: task.predict(o)
+    calls = {"losses": task.losses, "sums": task.sums, "collect": task.collect, "predict": lambda o, b: task.predict(o)}
+    for method, call in calls.items():
         found, larger = (_shape_of(what, call, o, b) for o, b in ((outputs, batch), (more, others)))
         _check_rows(f"{_name(task)}.{method}", method, found, larger, what)
         if method == "sums":

@@ -48,7 +48,7 @@ def whole_batches(split: Examples, batch_size: int) -> Iterator[dict[str, np.nda
     """Yield the examples in order, the last batch filled up with examples from the start where `mask` is False."""
     places = np.arange(-(-len(split) // batch_size) * batch_size).reshape(-1, batch_size)
     for rows, batch in zip(places, split.batches(list(places % len(split))), strict=True):
-        yield batch | {"mask": batch["mask"] & (rows < len(split))}
+        yield {**batch, "mask": batch["mask"] & (rows < len(split))}
 
 
 def exact_batch_stats(

@@ -24,9 +24,9 @@ class Optimizer(Config, at="optim"):
     learning_rate: Positive = 0.1
     """Full learning rate, which the schedule then moves."""
     weight_decay: NotNegative = 0.0
-    """Weight decay. Added to the gradient as weight_decay * parameter (L2, before momentum, as in Caffe and torch) by
-    all but AdamW, LAMB and Muon, which add it after the gradient is rescaled, so decoupled from it, and LARS, which
-    adds it before its trust ratio. Always times the learning rate."""
+    """Added to the gradient times the parameter (L2, before momentum, as in Caffe and torch) by all but AdamW, LAMB and
+    Muon, which add it after the gradient is rescaled, so decoupled from it, and LARS, which adds it before its trust
+    ratio. Always times the learning rate."""
     decay: tuple[str, ...] = ("*kernel",)
     """Which parameters decay: patterns over paths such as stage1/block1/conv1/kernel, where * also crosses slashes.
     He et al. 2015, like most torch recipes, decay everything: ("*",). LARS and LAMB apply their trust ratio to the
@@ -60,7 +60,6 @@ class SGD(Optimizer, at="optim"):
     kind: Literal["sgd"] = "sgd"
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.sgd(rate)
 
 
@@ -79,7 +78,6 @@ class Momentum(Optimizer, at="optim"):
     """Take the gradient where the velocity leads to."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.sgd(rate, self.momentum, nesterov=self.nesterov)
 
 
@@ -92,7 +90,6 @@ class Adagrad(Optimizer, at="optim"):
     """Keeps divisions finite."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.adagrad(rate, initial_accumulator_value=0.0, eps=self.eps)
 
 
@@ -114,15 +111,8 @@ class RMSProp(Optimizer, at="optim"):
     as torch does."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
-        return optax.rmsprop(
-            rate,
-            decay=self.rms_decay,
-            eps=self.eps,
-            initial_scale=self.rms_initial,
-            eps_in_sqrt=self.eps_in_sqrt,
-            momentum=self.momentum or None,
-        )
+        own = {"eps_in_sqrt": self.eps_in_sqrt, "momentum": self.momentum or None}
+        return optax.rmsprop(rate, self.rms_decay, self.eps, self.rms_initial, **own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +138,6 @@ class Adam(Adaptive, at="optim"):
     kind: Literal["adam"] = "adam"
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.chain(self.direction(), optax.scale_by_learning_rate(rate))
 
 
@@ -160,7 +149,6 @@ class AdamW(Adaptive, at="optim"):
     places_decay: ClassVar[bool] = True
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.chain(self.direction(), self.decayed(mask), optax.scale_by_learning_rate(rate))
 
 
@@ -181,7 +169,6 @@ class LARS(Optimizer, at="optim"):
     """Size of an update relative to its parameters at learning rate 1."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.lars(rate, self.weight_decay, mask, self.trust_coefficient, 0.0, mask, self.momentum)
 
 
@@ -195,7 +182,6 @@ class LAMB(Adaptive, at="optim"):
     eps: Positive = 1e-6
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         trust_ratio = optax.masked(optax.scale_by_trust_ratio(), mask)
         return optax.chain(self.direction(), self.decayed(mask), trust_ratio, optax.scale_by_learning_rate(rate))
 
@@ -215,16 +201,12 @@ class Muon(Adaptive, at="optim"):
     """Part of the velocity kept per step."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
-
-        def as_matrix(x: Any) -> MuonDimensionNumbers:
-            return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
 
         def like_adam(update: jax.Array) -> jax.Array:
             return 0.2 * math.sqrt(max(math.prod(update.shape[:-1]), update.shape[-1])) * update
 
         def matrices(tree: Any) -> Any:
-            return jax.tree.map(as_matrix, tree)
+            return jax.tree.map(lambda x: MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1), tree)
 
         orthogonal = optax.chain(
             scale_by_muon(beta=self.momentum, eps=self.eps, weight_dimension_numbers=matrices),
@@ -248,7 +230,6 @@ class DeltaBarDelta(Optimizer, at="optim"):
     """Part of the average gradient kept per step."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.chain(
             delta_bar_delta(self.learning_rate, self.kappa, self.phi, self.theta),
             optax.scale_by_schedule(lambda step: rate(step) / self.learning_rate),
@@ -272,7 +253,6 @@ class _Own(Optimizer, at="optim"):
     learning_rate: Any
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         name, options, made = self.part.name, self.part.options, self.found
         if not hasattr(made, "update"):
             made = call(name, made, options if self.learning_rate is None else options | {"learning_rate": rate})

@@ -58,7 +58,6 @@ class Warmed(Schedule, at="schedule"):
             raise UsageError(f"schedule.warmup_start is {self.warmup_start}, without schedule.warmup_steps")
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         for name in ("warmup_start", "end_value"):
             if (value := getattr(self, name, 0.0)) > learning_rate:
                 raise UsageError(f"schedule.{name} is {value}: expected at most the learning rate, {learning_rate}")
@@ -108,13 +107,11 @@ class StepDecay(Warmed, at="schedule"):
             )
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         if self.boundaries[-1] >= total_steps:
             raise UsageError(f"schedule.boundaries is {self.boundaries}: expected steps below the {total_steps} in all")
         return super().make(learning_rate, total_steps)
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         cuts = {boundary - self.warmup_steps: self.factor for boundary in self.boundaries}
         return optax.piecewise_constant_schedule(learning_rate, cuts)
 
@@ -128,7 +125,6 @@ class Decaying(Warmed, at="schedule"):
 
     @property
     def goes_on(self) -> bool:  # type: ignore[override]
-        """See `Schedule`."""
         return self.decay_steps is not None
 
 
@@ -145,7 +141,6 @@ class ExponentialDecay(Decaying, at="schedule"):
     """Learning rate under which it does not fall."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         every = self.decay_steps or steps
         return optax.exponential_decay(
             learning_rate, every, self.decay_rate, staircase=self.staircase, end_value=self.end_value
@@ -176,7 +171,6 @@ class PolynomialDecay(Warmed, at="schedule"):
     """Exponent of the fraction of steps left; 1 is linear."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         return optax.polynomial_schedule(learning_rate, self.end_value, self.power, steps)
 
 
@@ -189,7 +183,6 @@ class CosineDecay(Warmed, at="schedule"):
     """Learning rate at the end."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         return optax.cosine_decay_schedule(learning_rate, steps, alpha=self.end_value / learning_rate)
 
 
@@ -206,7 +199,6 @@ class OneCycle(Schedule, at="schedule"):
     """It ends at learning rate / initial_division / final_division."""
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         if not 1 <= int(self.rise * total_steps) < total_steps:
             raise UsageError(f"schedule.rise is {self.rise}: of {total_steps} steps it leaves none to rise or to fall")
         return optax.cosine_onecycle_schedule(
@@ -264,7 +256,6 @@ class _Own(Schedule):
     function: Any
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         name, options, function = self.part.name, self.part.options, self.function
         by_step = "step" in arguments_of(name, function)
         if not by_step:
@@ -283,7 +274,6 @@ class _Own(Schedule):
 
     @property
     def goes_on(self) -> bool:  # type: ignore[override]
-        """See `Schedule`."""
         return "total_steps" not in arguments_of(self.part.name, self.function)
 
 

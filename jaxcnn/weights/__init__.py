@@ -87,8 +87,9 @@ def _users(
         raise UsageError(f"num_classes={num_classes}: the weights of {about.model} come with their own head alone")
     model = build(finder.find(about.model), **{**about.options, **model_options})
     variables = traverse_util.unflatten_dict(dict(tensors), sep="/")
-    facts = {"preprocessing": about.preprocessing, "class_names": about.class_names}
-    return model, Variables(variables, model=about.model, options=about.options, **facts)
+    prepared, names = about.preprocessing, about.class_names
+    named = {"model": about.model, "options": about.options}
+    return model, Variables(variables, preprocessing=prepared, class_names=names, **named)  # type: ignore[arg-type]
 
 
 def preprocessing(peer: str) -> Preprocessing:
