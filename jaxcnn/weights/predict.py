@@ -38,7 +38,7 @@ def predict(model: nn.Module, variables: Variables, images: Sequence[str | Path]
     """
     if variables.preprocessing is None:
         raise UsageError("how images are prepared for these weights is not known: see jaxcnn.weights.save")
-    forward = backend.jit(lambda variables, images: jax.nn.softmax(apply(model, variables, images)[0]))
+    forward = backend.jit(lambda variables, images: jax.nn.softmax(apply(model, variables, images, train=False)[0]))
     found = []
     for image in images:  # one by one: they are few, and one shape is compiled once
         pixels = variables.preprocessing(image)[None]
