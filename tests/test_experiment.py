@@ -14,17 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcnn import (
-    DataConfig,
-    Experiment,
-    Flip,
-    Mixup,
-    ModelConfig,
-    OptimConfig,
-    PadCrop,
-    ScheduleConfig,
-    TrainConfig,
-)
+from jaxcnn import DataConfig, Experiment, Flip, Mixup, ModelConfig, Momentum, PadCrop, TrainConfig
 from jaxcnn.errors import UsageError
 from jaxcnn.experiment import difference, fingerprint, from_dict, load_experiment, to_dict
 from jaxcnn.typed import check, expected, leaves, variants
@@ -33,7 +23,7 @@ BASE = Experiment(
     name="base",
     model=ModelConfig(name="lenet5", weights=Path("weights.pth")),
     data=DataConfig(source="tfds", name="mnist"),
-    optim=OptimConfig(),
+    optim=Momentum(),
     train=TrainConfig(batch_size=64, epochs=40),
 )
 
