@@ -31,11 +31,10 @@ def epoch_permutation(key: Key[Array, ""], epoch: int | Array, n: int) -> Int32[
 
 
 def batches_per_epoch(n: int, batch_size: int, last_batch: LastBatch) -> Fraction:
-    """Return how many batches an epoch is, exactly: a fraction where batches go on into the next one."""
+    """Return how many batches an epoch is, exactly: not a whole number where batches go on into the next one."""
     whole, rest = divmod(n, batch_size)
-    return {"continue": Fraction(n, batch_size), "drop": Fraction(whole), "pad": Fraction(whole + bool(rest))}[
-        last_batch
-    ]
+    counts = {"continue": Fraction(n, batch_size), "drop": Fraction(whole), "pad": Fraction(whole + bool(rest))}
+    return counts[last_batch]
 
 
 class Order:

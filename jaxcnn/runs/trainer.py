@@ -351,7 +351,9 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
     # Exactly, as the numbers are written: in floats, 1.1 epochs may be a step more.
     steps = train.steps or math.ceil(Fraction(repr(train.epochs)) * epoch)
     if steps >= 2**31:
-        raise UsageError(f"training for {steps:.3g} steps: expected fewer than 2**31, what a 32-bit counter holds")
+        raise UsageError(
+            f"training for {min(steps, 10**308):.3g} steps: expected fewer than 2**31, what a 32-bit counter holds"
+        )
     return Timetable(
         total_steps=max(1, steps),
         batch_size=train.batch_size,
