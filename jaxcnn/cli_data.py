@@ -250,10 +250,10 @@ def _prepare(arguments: list[str]) -> None:
     from jaxcnn.progress import WorkProgress
 
     config = named(parsed.name, parsed.path)
-    what = config.name.replace("/", "-") or (config.path.resolve().stem if config.path else config.source)
+    what = config.name.replace("/", "-") or (config.path.resolve().stem if config.path else str(config.source))
     output = parsed.output or Path(f"{what}_{parsed.resize}_{parsed.format}")
     _check_writable(output)
-    origin = {"source": config.source, "name": config.name or str((config.path or Path(what)).resolve())}
+    origin = {"source": str(config.source), "name": config.name or str((config.path or Path(what)).resolve())}
     with StopFlag() as stop, WorkProgress() as progress:
         store, read = weighed(opened(config, stop.check))
         cache = prepare(

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxcnn import models
 from jaxcnn.data.fields import Fields, Image
+from jaxcnn.errors import UsageError
 from jaxcnn.typed import Config
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Task(Config):
 
         Training differentiates their sum and divides by the sum of `count`, over parts of a batch and devices alike.
         """
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} has no losses: write losses(self, outputs, batch) -> [batch, ...]")
 
     def count(self, batch: Batch) -> Array:
         """Return by what number the sum of a batch's losses is divided: of the examples that count."""

@@ -65,6 +65,11 @@ def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callabl
 def _check_rows(where: str, method: str, found: Tree, larger: Tree, what: str) -> None:
     """Raise where losses are not one row for each example and nothing else of that size, or sums are not summed."""
     leaves = jax.tree_util.tree_leaves_with_path(found)
+    if jax.tree.structure(found) != jax.tree.structure(larger):
+        raise UsageError(
+            f"{where} returns another structure for each number of examples: {_shapes(found)} of {_ROWS}, "
+            f"{_shapes(larger)} of {_OTHER_ROWS}"
+        )
     if method == "losses" and (len(leaves) != 1 or not jnp.issubdtype(leaves[0][1].dtype, jnp.floating)):
         raise UsageError(f"{where} returns {_shapes(found)}: expected one array of floats [examples, ...]")
     for (path, leaf), (_, other) in zip(leaves, jax.tree_util.tree_leaves_with_path(larger), strict=True):

@@ -49,8 +49,9 @@ class Classification(Task, at="task"):
         logits, classes = _split(outputs)[0], len(_class_names(fields))
         shape = getattr(logits, "shape", None)
         if shape is None or len(shape) != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
-            found = f"{logits.dtype} {list(shape)}" if shape is not None else type(logits).__name__
-            raise UsageError(f"the model's output is {found}: classification takes logits [batch, {classes}]")
+            sizes = ", ".join(["batch", *map(str, (shape or ())[1:])])
+            found = type(logits).__name__ if shape is None else f"{logits.dtype}[{sizes}]"
+            raise UsageError(f"the model's output is {found}: classification takes float32[batch, {classes}]")
         if shape[1] < classes:
             raise UsageError(f"the model has {shape[1]} logits, the data have {classes} classes: set model.num_classes")
 
