@@ -65,7 +65,7 @@ def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callabl
 def _check_rows(where: str, method: str, found: Tree, larger: Tree, what: str) -> None:
     """Raise where losses are not one row for each example and nothing else of that size, or sums are not summed."""
     leaves = jax.tree_util.tree_leaves_with_path(found)
-    if jax.tree.structure(found) != jax.tree.structure(larger):
+    if str(jax.tree.structure(found)) != str(jax.tree.structure(larger)):
         raise UsageError(
             f"{where} returns another structure for each number of examples: {_shapes(found)} of {_ROWS}, "
             f"{_shapes(larger)} of {_OTHER_ROWS}"
