@@ -21,11 +21,14 @@ def frozen_batch_norm(patterns: Sequence[str]) -> contextlib.AbstractContextMana
     """
 
     def call(next_call: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-            path = "/".join(context.module.path)
+        module = context.module
+        if isinstance(module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__":
+            path = "/".join(module.path)
             leaves = (f"{path}/scale", f"{path}/bias")
             if any(fnmatchcase(leaf, pattern) for leaf in leaves for pattern in patterns):
                 kwargs = {**kwargs, "use_running_average": True}
+                # Flax takes it in one place alone. The module is a copy for this one `apply`.
+                object.__setattr__(module, "use_running_average", None)
         return next_call(*args, **kwargs)
 
     return nn.intercept_methods(call) if patterns else contextlib.nullcontext()
