@@ -11,10 +11,10 @@ from jax import lax
 
 from jaxcnn.keys import DROPOUT, step_key
 from jaxcnn.layers import mapped_over
+from jaxcnn.models.frozen import frozen_batch_norm
+from jaxcnn.models.remat import blocks_of, rematerialised
 from jaxcnn.tasks import Batch, Task
-from jaxcnn.train.frozen import frozen_batch_norm
 from jaxcnn.train.optim import matching
-from jaxcnn.train.remat import blocks_of, rematerialised
 from jaxcnn.train.state import TrainState, Tree
 
 Sums = dict[str, Any]

@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import (SGD, CheckpointConfig, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, Plateau, TrainConfig, cli, runs)
+from jaxcnn import (
+    SGD,
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    ModelConfig,
+    Momentum,
+    Plateau,
+    TrainConfig,
+    cli,
+    runs,
+)
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.models import MODELS
 from jaxcnn.runs import api, folder, sitting

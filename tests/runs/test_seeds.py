@@ -9,19 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxcnn.runs.recorder import Recorder
+from jaxcnn.runs.session import Session
+from jaxcnn.train.seeds import choose_mode
 
 import jaxcnn
-from jaxcnn import (CheckpointConfig, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, PadCrop, TrainConfig, cli, runs, weights)
+from jaxcnn import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    ModelConfig,
+    Momentum,
+    PadCrop,
+    TrainConfig,
+    cli,
+    runs,
+    weights,
+)
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import MODELS, Model
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.runs.recorder import Recorder
-from jaxcnn.runs.seeds import seeds_alone
-from jaxcnn.runs.session import Session
-from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.progress import SeedsProgress
-from jaxcnn.train.seeds import choose_mode
+from jaxcnn.runs.seeds import seeds_alone
+from jaxcnn.stop import StopFlag, Stopped
 
 SEEDS = (5, 6, 7)
 # BatchNorm, averaged parameters, augmentation: everything that a seed or a neighbour could change.

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxcnn.runs.session import Session
 
-from jaxcnn import (AdamW, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig)
+from jaxcnn import AdamW, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig
 from jaxcnn.errors import UsageError
 from jaxcnn.models import MODELS, resnet
-from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag, Stopped
 
 EXPERIMENT = Experiment(

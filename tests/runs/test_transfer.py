@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import jaxcnn
-from jaxcnn import (DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig, cli, weights)
+from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig, cli, weights
 from jaxcnn.errors import UsageError
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.runs.export import export

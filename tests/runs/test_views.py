@@ -5,13 +5,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-
-from jaxcnn import (DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig)
-from jaxcnn.errors import UsageError
-from jaxcnn.models import MODELS, resnet
 from jaxcnn.runs.session import Session
 from jaxcnn.runs.views import score_views, several_scales, ten_crops
+from PIL import Image
+
+from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig
+from jaxcnn.errors import UsageError
+from jaxcnn.models import MODELS, resnet
 from jaxcnn.stop import StopFlag
 
 EXPERIMENT = Experiment(

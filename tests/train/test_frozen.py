@@ -10,8 +10,8 @@ import pytest
 from toys import CLASSES, Toy, batch, images, start
 
 from jaxcnn.errors import UsageError
+from jaxcnn.models.frozen import frozen_batch_norm
 from jaxcnn.tasks import Classification
-from jaxcnn.train.frozen import frozen_batch_norm
 from jaxcnn.train.optim import make_optimizer
 from jaxcnn.train.optimizers import LAMB, LARS, SGD, Adagrad, Adam, AdamW, DeltaBarDelta, Momentum, Muon, RMSProp
 from jaxcnn.train.schedules import Constant

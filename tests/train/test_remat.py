@@ -37,9 +37,9 @@ from jaxcnn.models import (
     zfnet,
 )
 from jaxcnn.models.base import Model
+from jaxcnn.models.remat import blocks_of
 from jaxcnn.tasks import Classification
 from jaxcnn.train.parallel import Parallel
-from jaxcnn.train.remat import blocks_of
 from jaxcnn.train.state import create_state, init_key
 from jaxcnn.train.step import make_train_step
 

@@ -8,8 +8,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.train.state import Tree
-
 _BLOCK = re.compile(r"block\d+")
 Path = tuple[str, ...]
 
@@ -38,7 +36,7 @@ def rematerialised(paths: frozenset[Path]) -> Iterator[None]:
         yield
 
 
-def blocks_of(params: Tree) -> frozenset[Path]:
+def blocks_of(params: Any) -> frozenset[Path]:
     """Return the paths of a model's blocks: submodules called block1, block2, ..., the outermost of them.
 
     A top-level submodule with convolutions but none of these is one itself, such as the stem, or a Fire module.
