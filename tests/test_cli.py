@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import arguments, backend, cli, runs
+from jaxcnn import arguments, backend, cli, process, runs
 from jaxcnn.experiment import load_experiment, to_dict
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optimizers import AnyOptimizer
@@ -25,7 +25,7 @@ DIGITS = "experiments/lenet_digits.py"
 COMMAND = [sys.executable, "-c", "from jaxcnn.cli import main; main()"]
 
 
-PREPARE = cli._prepare_process
+PREPARE = process.prepare_process
 
 
 @pytest.fixture(autouse=True)

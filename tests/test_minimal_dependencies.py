@@ -29,7 +29,7 @@ from jaxcnn import (
     DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig, create
 )
 from jaxcnn.data import Split, load, normalisation
-from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data import eval_batches
 from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import Norms, eval_batch, training_batch
 from jaxcnn.data.resident import Arrays, Stream, gather

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxcnn.data import Split
 from jaxcnn.data.bad import Bad
-from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data import eval_batches
 from jaxcnn.errors import RunError
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Classification

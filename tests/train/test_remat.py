@@ -40,7 +40,8 @@ from jaxcnn.models.base import Model
 from jaxcnn.models.remat import blocks_of
 from jaxcnn.tasks import Classification
 from jaxcnn.train.parallel import Parallel
-from jaxcnn.train.state import create_state, init_key
+from jaxcnn.keys import init_key
+from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_train_step
 
 SGD = optax.sgd(1.0)
