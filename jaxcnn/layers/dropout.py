@@ -14,10 +14,11 @@ def _drop(module: nn.Module, x: Array, rate: float, shape: tuple[int, ...]) -> A
     """Zero `x` with probability `rate`, independently over `shape`, and divide what stays by 1 - rate."""
     if rate == 1:  # 0 / 0 otherwise
         return jnp.zeros_like(x)
-    axis, (rows, *others) = batch_axis(), shape
+    axis = None if module.is_initializing() else batch_axis()
     if axis is None:
         keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, shape)
     else:
+        rows, *others = shape
         drawn = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, (rows * lax.axis_size(axis), *others))
         keep = lax.dynamic_slice_in_dim(drawn, rows * lax.axis_index(axis), rows)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

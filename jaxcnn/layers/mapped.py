@@ -39,7 +39,7 @@ def mapped_over(axis_name: str | None, *, sync_batch_norm: bool = True) -> Itera
     `BatchNorm` averages its statistics over the axis. With both, a network computes on many devices what it computes on
     one. Flax's own `nn.Dropout` and `nn.BatchNorm` (where its `axis_name` is None) do the same.
 
-    Enter it inside the mapped function: it is read while that is traced.
+    Enter it inside the mapped function: it is read while that is traced. Initialising variables takes no notice of it.
 
         mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
@@ -79,7 +79,8 @@ def _flax_layers(axes: _Axes) -> Callable:
 
     def call(next_call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         module = context.module
-        if context.method_name == "__call__" and _axes.get() is axes:  # not of a context further in
+        innermost = _axes.get() is axes
+        if context.method_name == "__call__" and innermost and not module.is_initializing():
             if isinstance(module, nn.Dropout):
                 return _as_rows(axes.batch, next_call, *args, **kwargs)
             if isinstance(module, nn.BatchNorm) and module.axis_name is None and axes.norm is not None:

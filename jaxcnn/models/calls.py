@@ -27,6 +27,7 @@ _OTHER_SWITCHES = ("training", "is_training", "deterministic")
 
 def build(
     factory: Callable[..., Any] | nn.Module,
+    /,
     *,
     num_classes: int | None = None,
     dtype: Any = None,

@@ -125,6 +125,8 @@ class _Recorder:
     def __init__(self, known: Known | None):
         self.known = known
         self.count = 0
+        self.level: Any = None
+        self.last_apart = -1
         self.calls: dict[int, Call] = {}
         self.paths: set[str] = set()
         self.sizes: dict[str, int] = {}
@@ -139,7 +141,8 @@ class _Recorder:
         self.count += 1
         if place == 0:
             self.level = level
-        # In a loop, and what else Flax traces apart, each call makes its own parameters.
+        elif level != self.level:  # In a loop, or what else Flax traces apart, each call has to make its parameters.
+            self.last_apart = place
         is_plain = not kwargs and len(args) == 1 and isinstance(args[0], jax.Array) and level == self.level
         key = _key(module, args[0]) if is_plain else None
         if self.known is None or key is None:
@@ -148,7 +151,7 @@ class _Recorder:
             return self._repeat(place, module, args[0], self.known[key])
         x = marked(("input", place), args[0])
         y = self._note(place, module, x, call(x))
-        if isinstance(y, jax.Array) and not self.calls[place].passes_on:
+        if isinstance(y, jax.Array) and not self.calls[place].passes_on and self.last_apart < place:
             within = [call for other, call in self.calls.items() if other >= place]
             params = sum(_sizes(module).values()) + sum(call.params for call in within)
             like = Repeated(self.calls[place].output, params, added(call.macs for call in within))

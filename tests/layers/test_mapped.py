@@ -158,6 +158,14 @@ def test_the_innermost_context_is_the_one_that_counts():
     assert (batch_axis(), norm_axis()) == (None, None)
 
 
+@pytest.mark.parametrize("model", [Ours(), Flaxs()], ids=["ours", "flax"])
+def test_initialising_needs_no_axis(model):
+    rngs, x = {"params": KEY, "dropout": KEY}, images(2)
+    with mapped_over("none of that name"):
+        found = jax.eval_shape(lambda: model.init(rngs, x, True))
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, jax.eval_shape(lambda: model.init(rngs, x, False)))
+
+
 def test_contexts_within_each_other():
     model, x = Flaxs(), images(2 * DEVICES)
     variables = model.init(KEY, x, False)

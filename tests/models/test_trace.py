@@ -12,7 +12,7 @@ import pytest
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, LocallyConnected
 from jaxcnn.models.calls import init
 from jaxcnn.models.summary import stage_rows, summarize, totals
-from jaxcnn.models.trace import trace
+from jaxcnn.models.trace import added, trace
 
 SHAPE = (12, 10, 3)
 
@@ -93,6 +93,23 @@ class Lifted(nn.Module):
         return nn.jit(Residual)(name="jit")(several(name="vmap")(x).mean(0))
 
 
+class Loops(nn.Module):
+    """The same loop twice, and blocks that are alike."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, name="first")(x)
+        for i in (1, 2):
+            x = Residual(name=f"residual{i}")(Looped(name=f"looped{i}")(x))
+        return x
+
+
+class Looped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return looped(0)(name="scan")(x, None)[0]
+
+
 class Encoder(nn.Module):
     def setup(self):
         self.dense = nn.Dense(4)
@@ -132,6 +149,7 @@ class Attention(nn.Module):
 
 PLAIN = {
     "lifted": Lifted(),
+    "loops": Loops(),
     "methods": Methods(),
     "positions": Positions(),
     "attention": Attention(),
@@ -142,13 +160,13 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_parameters_add_up_to_those_of_the_variables(name):
+def test_rows_add_up_and_parameters_are_those_of_the_variables(name):
     model = PLAIN[name]
     variables = jax.eval_shape(partial(init, model), jax.random.key(0), jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
     expected = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    for rows in (summarize(model, SHAPE), stage_rows(model, SHAPE)):
+        assert (sum(row.params for row in rows), added(row.macs for row in rows)) == totals(model, SHAPE)
     assert totals(model, SHAPE)[0] == expected
-    assert sum(row.params for row in summarize(model, SHAPE)) == expected
-    assert sum(row.params for row in stage_rows(model, SHAPE)) == expected
 
 
 def test_what_is_called_several_times_counts_as_often():
