@@ -119,7 +119,7 @@ class _Reader(pickle._Unpickler):
         if name in _KNOWN:
             return _KNOWN[name]
         raise UsageError(
-            f"it asks for {name[:200]!r}, which is no part of weights and is not run: if the file is to be trusted, "
+            f"it asks for {name!r:.200}, which is no part of weights and is not run: if the file is to be trusted, "
             "save its state_dict alone with torch, or as safetensors"
         )
 

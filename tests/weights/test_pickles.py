@@ -86,6 +86,7 @@ CALLS = {
     "an extension of four bytes": b"\x84\xf0\x00\x00\x00" + TOUCH + b"R",
     "the name of a global that is a number": b"K\x01" + text(b"system") + b"\x93",
     "a class that is no global": text(b"os.system") + TOUCH + b"R",
+    "a name without end": text(b"os") + text(b"\0" * 10_000) + b"\x93",
     "a storage as a function": b"ctorch\nFloatStorage\n" + TOUCH + b"R",
     "a tensor as a function": tensor() + TOUCH + b"R",
     "a list of arguments": tensor().replace(b"_v2\n(", b"_v2\n](").removesuffix(b"tR") + b"eR",
