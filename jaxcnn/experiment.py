@@ -16,7 +16,7 @@ from jaxcnn.tasks import AnyTask, Classification
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.optimizers import AnyOptimizer
 from jaxcnn.train.schedules import AnySchedule, Constant
-from jaxcnn.typed import Config, Interval, check, set_fields, to_json
+from jaxcnn.typed import Config, Interval, check, to_json
 
 LAST_SEED = 2**32 - 1
 
@@ -112,42 +112,42 @@ def fingerprint(experiment: Experiment) -> str:
 
 def difference(ours: Experiment, theirs: Experiment) -> str | None:
     """Return the first field that matters and differs, as a line of text, or None."""
-    names = differences(ours, theirs)
-    if not names:
+    if not (names := differences(ours, theirs)):
         return None
-    mine, other = (dict(_flatten(to_dict(each))) for each in (ours, theirs))
-    return f"{names[0]} is {mine.get(names[0])!r}, the run has {other.get(names[0])!r}"
+    mine, other = (_flat(to_dict(each)).get(names[0]) for each in (ours, theirs))
+    return f"{names[0]} is {mine!r}, the run has {other!r}"
 
 
 def differences(ours: Experiment, theirs: Experiment) -> list[str]:
     """Return the names of the fields that matter and differ."""
-    mine, other = material(ours), material(theirs)
-    return [name for name in sorted(mine.keys() | other.keys()) if mine.get(name) != other.get(name)]
+    mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
+    return [name for name in sorted({**material(ours), **material(theirs)}) if mine.get(name) != other.get(name)]
 
 
 def material(experiment: Experiment) -> dict[str, Any]:
     """Return the fields that the result depends on and that are not as by default, by dotted name."""
-    return {name: value for name, value in set_fields(experiment) if not {name, name.split(".")[0]} & set(IMMATERIAL)}
+    found = _flat(to_json(experiment, defaults=False))
+    return {name: value for name, value in found.items() if not {name, name.split(".")[0]} & set(IMMATERIAL)}
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        inner = isinstance(value, Mapping) and value
+        found |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return found
 
 
 def _references(values: Any, name: str = "") -> Iterator[str]:
     """Yield the names of parts within JSON values: kinds, the model's name, the data's source."""
     if isinstance(values, Mapping):
         for key, value in values.items():
-            yield from _references(value, f"{name}.{key}")
+            yield from _references(value, f"{name}.{key}") if f"{name}.{key}" != ".model.options" else ()
     elif isinstance(values, list):
         for value in values:
             yield from _references(value, name)
-    elif isinstance(values, str) and (name.endswith(".kind") or name in (".model.name", ".data.source")):
-        yield from [values] * is_reference(values)
+    elif name.endswith(".kind") or name in (".model.name", ".data.source"):
+        yield from [values] * is_reference(str(values))
 
 
 def load_experiment(path: str | Path) -> Experiment:

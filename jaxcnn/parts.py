@@ -231,7 +231,7 @@ def _files_of(module: ModuleType) -> set[Path]:
     if main is not None and tops == {"__main__"}:
         tops |= _beside(main.parent)
     found = [one for name, one in [*sys.modules.items()] if name.partition(".")[0] in tops - _KEPT]
-    return {Path(one.__file__) for one in found if getattr(one, "__file__", None)}
+    return {Path(file) for one in found if (file := getattr(one, "__file__", None))}
 
 
 def _sha256(content: bytes) -> str:

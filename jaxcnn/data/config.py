@@ -7,10 +7,11 @@ from typing import Literal
 from jaxcnn.data.augment import Augmentation
 from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter
 from jaxcnn.data.order import LastBatch
+from jaxcnn.typed import Config
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config, at="data"):
     """A data set, its splits, and the path from stored pixels to the network's input."""
 
     source: Literal["tfds", "digits", "npz", "folder", "tar", "cache"]

@@ -364,7 +364,9 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
     else:
         steps = train.steps
     if steps >= 2**31:
-        raise UsageError(f"training for {steps:.3g} steps: expected fewer than 2**31, what a 32-bit counter holds")
+        raise UsageError(
+            f"training for {min(steps, 10**308):.3g} steps: expected fewer than 2**31, what a 32-bit counter holds"
+        )
     return Timetable(
         total_steps=max(1, steps),
         batch_size=train.batch_size,
