@@ -1,86 +1,89 @@
-"""Command-line arguments to values: `argparse` takes the words apart, `typed` says what they may be.
+"""Words of a command line to values: each field of a tree of dataclasses is an option by its dotted name.
 
-Each field of a tree of dataclasses is an option by its dotted name, `--train.batch-size 64`. Where a field takes one of
-several dataclasses, the options are those of the one that it has, and `--optim adam` chooses another.
+`--train.batch-size 64`; a switch is on by `--train.remat`, off by `--train.no-remat`. Where a field takes one of
+several dataclasses, `--optim adam` chooses, and there are options for the fields of the one that is chosen.
 """
 
-import argparse
 import ast
 import dataclasses
+import functools
 import inspect
+import itertools
+import os
+import shutil
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
-from typing import Any, NamedTuple, NoReturn
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from jaxcnn.errors import UsageError, nearest
-from jaxcnn.typed import Config, Part, choices, from_words, hints, plain, variants
+from jaxcnn.typed import Config, choices, default_of, expected, from_words, hints, openings, takes, variants
 
 
 class _Option(NamedTuple):
     """A field as an option."""
 
     tree: int
+    """Which tree it is of."""
+    owner: type
+    """The dataclass that it is a field of."""
     hint: Any
     default: Any
-    help: str
+
+    @property
+    def is_switch(self) -> bool:
+        return self.hint is bool
+
+    @property
+    def is_many(self) -> bool:
+        """Whether any number of words follows."""
+        return takes(self.hint, tuple) or takes(self.hint, dict)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}: see {self.prog} --help")
-
-
-def parse(trees: Sequence[Any], command: str, description: str, words: Sequence[str], positional: str = "") -> list:
+def parse(
+    trees: Sequence[Any], command: str, description: str, words: Sequence[str], positional: str = ""
+) -> list[Any]:
     """Return trees of dataclasses with what the words change in them; `--help` prints and exits.
 
     Args:
-      trees: the defaults; or dataclasses, of which `positional` alone may lack a default.
-      command: as in `jaxcnn COMMAND`.
+      trees: the defaults; or dataclasses, whose fields without one must be given.
+      command: as it is called, such as "jaxcnn train".
       description: what `--help` says first.
       words: after the command.
-      positional: the field that is no option.
+      positional: what is no option: a field, or a word that the caller takes.
 
     Raises:
       UsageError: an option is unknown or lacks its value, a value is of the wrong type, a word is left over.
     """
-    words = [_hyphens(word) for word in words]
-    helps = bool({"-h", "--help"} & {*words})
-    trees = [tree if isinstance(tree, type) else _chosen(tree, words) for tree in trees]
+    more = f"see {command} --help"
     options: dict[str, _Option] = {}
     for number, tree in enumerate(trees):
-        options |= _options(tree, number, helps)
-    switches = {flag_of(name) for name, option in options.items() if plain(option.hint)[0] is bool}
-    flags = {flag_of(name) for name in options if name != positional} | {_negated(flag) for flag in switches}
-    if not helps:
-        _check_flags(words, flags, switches)
-    parser = _Parser(
-        prog=f"jaxcnn {command}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    groups: dict[str, Any] = {}
-    for name, option in options.items():
-        room = name.partition(".")[0] if "." in name else "options"
-        if room not in groups:
-            groups[room] = parser.add_argument_group(room)
-        _add(parser if name == positional else groups[room], name, option, name == positional)
-    found, left = parser.parse_known_args(words)
+        options |= _options(tree, number, words)
+    if {"-h", "--help"} & {*words}:
+        print(_help(command, description, options, positional))
+        sys.exit(0)
+    found, left = _take(words, {name: option for name, option in options.items() if name != positional})
+    if positional in options and left:
+        found[positional], left = (left, []) if options[positional].is_many else (left[:1], left[1:])
     if left:
-        raise UsageError(f"unexpected argument {left[0]!r}: see jaxcnn {command} --help")
+        raise UsageError(f"unexpected argument {left[0]!r}: {more}")
     given: list[dict[str, Any]] = [{} for _ in trees]
     for name, option in options.items():
-        value = getattr(found, name)
         said = name.upper() if name == positional else flag_of(name)
-        if (value is not None and value != []) or (value == [] and name != positional):
-            given[option.tree][name] = _value(option.hint, value, said)
+        if name in found:
+            given[option.tree][name] = _value(option.hint, found[name], said)
         elif option.default is MISSING:
-            raise UsageError(f"{said} is missing: see jaxcnn {command} --help")
-    return [
-        tree(**new) if isinstance(tree, type) else Config.override(tree, new)
-        for tree, new in zip(trees, given, strict=True)
-    ]
+            raise UsageError(f"{said} is missing: {more}")
+    for name, option in options.items():
+        values = given[option.tree]
+        if isinstance(values.get(name), str) and (chosen := variants(option.hint).get(values[name])):
+            fields = [field for field in hints(chosen) if field != "kind"]
+            inner = {field: values.pop(f"{name}.{field}", options[f"{name}.{field}"].default) for field in fields}
+            values[name] = {"kind": chosen.kind, **inner}
+    made = zip(trees, given, strict=True)
+    return [tree(**new) if isinstance(tree, type) else Config.override(tree, new) for tree, new in made]
 
 
 def take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -115,17 +118,9 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def docs(kind: type) -> dict[str, str]:
-    """Return the docstring of each field of a dataclass that has one, as one paragraph."""
-    found: dict[str, str] = {}
-    for one in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(one):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
-        for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
-    return found
+def _negated(flag: str) -> str:
+    head, dot, last = flag[2:].rpartition(".")
+    return f"--{head}{dot}no-{last}"
 
 
 def _hyphens(word: str) -> str:
@@ -134,94 +129,71 @@ def _hyphens(word: str) -> str:
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-def _negated(flag: str) -> str:
-    head, dot, last = flag[2:].rpartition(".")
-    return f"--{head}{dot}no-{last}"
-
-
-def _chosen(tree: Any, words: Sequence[str]) -> Any:
-    """Return the tree with the dataclasses that options such as `--optim adam` choose; what both have stays."""
-    for name, hint in hints(type(tree)).items():
-        flag, value = flag_of(name), getattr(tree, name)
-        if isinstance(value, tuple) or not variants(hint) or (word := value_of(flag, words)) is None:
+def _options(
+    tree: Any, number: int, words: Sequence[str], prefix: str = "", kept: Any = None
+) -> Iterator[tuple[str, _Option]]:
+    """Yield the fields of a tree, or of a dataclass, as options by dotted name; what `kept` has is as it is there."""
+    kind, there = (tree, kept) if isinstance(tree, type) else (type(tree), tree)
+    for one in dataclasses.fields(kind):
+        if one.name == "kind" or not one.compare or one.name not in hints(kind):
             continue
-        chosen = from_words(hint, [word], flag)
-        if dataclasses.is_dataclass(chosen) and dataclasses.is_dataclass(value) and not isinstance(chosen, Part):
-            names = hints(type(chosen)).keys() - {"kind"}
-            chosen = dataclasses.replace(chosen, **{key: getattr(value, key) for key in names if hasattr(value, key)})
-        tree = dataclasses.replace(tree, **{name: chosen})
-    return tree
+        name, hint, inner = prefix + one.name, hints(kind)[one.name], {}
+        value = getattr(there, one.name) if hasattr(there, one.name) else default_of(one)
+        if variants(hint) and not takes(hint, tuple) and (word := value_of(flag_of(name), words)) is not None:
+            if (chosen := variants(hint).get(word)) is not None:
+                inner = dict(_options(chosen, number, words, f"{name}.", value))
+            else:
+                value = from_words(hint, [word], flag_of(name))
+        if not inner and dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner = dict(_options(value, number, words, f"{name}."))
+        if variants(hint) or not inner:
+            yield name, _Option(number, kind, hint, value)
+        yield from inner.items()
 
 
-def _options(tree: Any, number: int, helps: bool, prefix: str = "") -> dict[str, _Option]:
-    """Return the fields of a tree as options, by dotted name."""
-    kind = tree if isinstance(tree, type) else type(tree)
-    texts, found = docs(kind) if helps else {}, {}
-    defaults = {one.name: one for one in dataclasses.fields(kind)}
-    for name, hint in hints(kind).items():
-        value = _default(defaults[name]) if isinstance(tree, type) else getattr(tree, name)
-        inner = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        if name == "kind" or not defaults[name].compare:
-            continue
-        if not inner or variants(hint):
-            found[prefix + name] = _Option(number, hint, value, texts.get(name, ""))
-        if inner:
-            found |= _options(value, number, helps, f"{prefix}{name}.")
-    return found
+def _take(words: Sequence[str], options: Mapping[str, _Option]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the words that belong to each option, by its name, and those that belong to none.
+
+    Raises:
+      UsageError: there is no such option, or a switch is given a value.
+    """
+    flags = {flag_of(name): name for name in options}
+    switches = {flag for flag, name in flags.items() if options[name].is_switch}
+    off = {_negated(flag): flag for flag in switches}
+    found: dict[str, list[str]] = {}
+    left: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        flag, equals, value = _hyphens(word).partition("=")
+        if not word.startswith("--"):
+            left.append(word)
+        elif flag in switches or flag in off:
+            on = off.get(flag, flag)
+            if equals:
+                raise UsageError(f"{flag} takes no value: write {on} or {_negated(on)}")
+            found[flags[on]] = [str(flag == on)]
+        elif flag not in flags:
+            guess = nearest(flag, sorted([*flags, *off]))
+            more = f"did you mean {guess}?" if guess else "see --help for all"
+            raise UsageError(f"unknown option {word.partition('=')[0]}: {more}")
+        else:
+            option, taken = options[flags[flag]], [value] * bool(equals)
+            while queue and not queue[0].startswith("--") and (option.is_many or not taken):
+                taken.append(queue.pop(0))
+            pairs = takes(option.hint, dict)
+            found[flags[flag]] = found.get(flags[flag], []) + taken if pairs and taken else taken
+    return found, left
 
 
-def _default(one: dataclasses.Field) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
-
-
-def _add(group: Any, name: str, option: _Option, positional: bool) -> None:
-    kind, text = plain(option.hint)[0], option.help.replace("%", "%%")
-    if positional:
-        group.add_argument(name, nargs="*" if _takes_list(kind) else "?", metavar=name.upper(), help=text)
-    elif kind is bool:
-        text = f"{text} (default: {option.default})"
-        group.add_argument(flag_of(name), dest=name, action="store_const", const=["True"], help=text)
-        group.add_argument(
-            _negated(flag_of(name)), dest=name, action="store_const", const=["False"], help=argparse.SUPPRESS
-        )
-    else:
-        names = choices(option.hint) or tuple(variants(option.hint))
-        metavar = "|".join(names) if names else "VALUE"
-        text = f"{text} (default: {_shown(option.default)})".replace("%%", "%").replace("%", "%%")
-        group.add_argument(
-            flag_of(name),
-            dest=name,
-            action="extend" if _is_dict(kind) else "store",
-            nargs="*",
-            metavar=metavar,
-            help=text,
-        )
-
-
-def _shown(value: Any) -> str:
-    if dataclasses.is_dataclass(value):
-        return str(getattr(value, "kind", None) or getattr(value, "name", type(value).__name__))
-    if isinstance(value, dict):
-        return " ".join(f"{key} {item}" for key, item in value.items()) or "none"
-    return " ".join(map(_shown, value)) or "none" if isinstance(value, tuple) else str(value)
-
-
-def _takes_list(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is tuple
-
-
-def _is_dict(kind: Any) -> bool:
-    return getattr(kind, "__origin__", None) is dict
-
-
-def _value(hint: Any, words: Any, said: str) -> Any:
-    """Return what the words after an option stand for; pairs are added to those that there are."""
-    words = [words] if isinstance(words, str) else words
-    if not _is_dict(plain(hint)[0]):
-        return from_words(hint, words, said)
-    if not words or len(words) % 2:
-        raise UsageError(f"{said} takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
-    return dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
+def _value(hint: Any, words: list[str], said: str) -> Any:
+    """Return what the words after an option stand for; of a kind, whose fields are options too, its name."""
+    if takes(hint, dict):
+        if not words or len(words) % 2:
+            raise UsageError(f"{said} takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
+        return dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
+    is_kind = not takes(hint, tuple) and words[:1] and words[0] in variants(hint)
+    return words[0] if is_kind else from_words(hint, words, said)
 
 
 def _literal(word: str) -> Any:
@@ -231,15 +203,55 @@ def _literal(word: str) -> Any:
         return word
 
 
-def _check_flags(words: Sequence[str], flags: set[str], switches: set[str]) -> None:
-    negated = {_negated(flag): flag for flag in switches}
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        if not word.startswith("--"):
-            continue
-        if flag not in flags:
-            guess = nearest(flag, sorted(flags))
-            raise UsageError(f"unknown option {flag}: {f'did you mean {guess}?' if guess else 'see --help for all'}")
-        if equals and flag in switches | negated.keys():
-            pair = negated.get(flag, flag)
-            raise UsageError(f"{flag} takes no value: write {pair} or {_negated(pair)}")
+def _help(command: str, description: str, options: Mapping[str, _Option], positional: str) -> str:
+    """Return what `--help` prints: each option with what it takes, its docstring and its default."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    fill = functools.partial(textwrap.fill, width=width, break_on_hyphens=False, break_long_words=False)
+    lines = [" ".join(["usage:", command, *[positional.upper()] * bool(positional), "[OPTIONS]"])]
+    for text in description.strip("\n").split("\n\n"):  # what is indented is shown as it is
+        lines.append("\n" + (text if text.startswith(" ") else fill(" ".join(text.split()))))
+    rooms: dict[str, list[str]] = {"arguments": [], "options": []}
+    shared = {name.partition(".")[0] for name in options if "." in name}
+    for name, option in options.items():
+        head, flag = name.partition(".")[0], flag_of(name)
+        room, more = head if head in shared else "options", " ..." * option.is_many
+        if name == positional:
+            room, shown = "arguments", name.upper() + more
+        elif option.is_switch:
+            shown = f"{flag}, {_negated(flag)}"
+        else:
+            shown = flag + " KEY" * takes(option.hint, dict) + " VALUE" + more
+        names = choices(option.hint) or (*variants(option.hint), *["your own"] * bool(openings(option.hint)))
+        one = f"{'any' if option.is_many else 'one'} of {', '.join(names)}" if names else expected(option.hint)
+        says = [] if option.is_switch else [one]
+        says += [] if option.default is MISSING else [f"default: {_shown(option.default)}"]
+        text = f"{docs(option.owner).get(name.rpartition('.')[2], '')} ({'; '.join(says)})".strip()
+        indent = " " * 6
+        rooms.setdefault(room, []).append(f"  {shown}\n{fill(text, initial_indent=indent, subsequent_indent=indent)}")
+    lines += [f"\n{room}:\n" + "\n".join(found) for room, found in rooms.items() if found]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return str(getattr(value, "kind", None) or getattr(value, "name", type(value).__name__))
+    if isinstance(value, dict):
+        value = tuple(f"{key} {item}" for key, item in value.items())
+    return (" ".join(map(_shown, value)) if isinstance(value, tuple) else str(value)) or "none"
+
+
+@functools.cache
+def docs(kind: type) -> dict[str, str]:
+    """Return the docstring of each field of a dataclass that has one, as one paragraph."""
+    found: dict[str, str] = {}
+    for one in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        try:
+            source = inspect.getsource(one)
+        except (OSError, TypeError):  # a user's, of a module that is not to be seen
+            source = Path(getattr(one.__init__, "__globals__", {}).get("__file__", os.devnull)).read_text()
+        classes = [node for node in ast.walk(ast.parse(textwrap.dedent(source))) if isinstance(node, ast.ClassDef)]
+        body = next((node.body for node in classes if node.name == one.__name__), [])
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+    return found

@@ -112,7 +112,8 @@ class _RunOptions:
     quiet: bool = False
     """Show no progress."""
     code: tuple[Path, ...] = ()
-    """With --resume: folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
+    """With --resume: folders that the run's own parts (nets.py:tiny) may be imported from, beside the working
+    folder."""
     accept_program: bool = False
     """With --resume: go on even where code has changed what the run computes."""
 
@@ -139,7 +140,7 @@ def _train(arguments: list[str]) -> None:
     else:
         raise UsageError("which experiment? expected jaxcnn train experiments/NAME.py, or --resume RUN")
     description = f"{_train.__doc__}\n\n{EXPERIMENT_HELP}"
-    options, experiment = parse_experiment(_RunOptions(), default, "train [FILE]", description, arguments)
+    options, experiment = parse_experiment(_RunOptions(), default, "jaxcnn train", description, arguments)
     _prepare_process(distributed=options.distributed)
     shared: dict[str, Any] = {"progress": not options.quiet, "command": command}
     if options.resume is not None:
@@ -161,7 +162,7 @@ def parse_experiment(
     Args:
         chosen: the dataclass of options, with the defaults.
         default: the file's experiment.
-        command: as in `jaxcnn COMMAND`.
+        command: as it is called.
         description: what `--help` says first.
         arguments: the words, without the file.
 
@@ -171,7 +172,7 @@ def parse_experiment(
     steps = value_of("--train.steps", arguments)
     if value_of("--train.epochs", arguments) not in (None, "None") and steps is None:
         default = default.override({"train.epochs": 1.0, "train.steps": None})  # the file's steps give way
-    options, experiment = parse((chosen, default), command, description, arguments)
+    options, experiment = parse((chosen, default), command, description, arguments, "file")
     return options, replace(experiment, code=default.code)
 
 
@@ -192,12 +193,12 @@ def _evaluate(arguments: list[str]) -> None:
         the whole image, and its mirror image, at several scales. Probabilities are averaged."""
         scales: tuple[int, ...] = ()
         """Short sides in pixels for multi_scale, such as 224 256 384."""
-        resize_to: int | None = None
+        resize_to: Count | None = None
         """Length that the short side is scaled to before crops of data.image_size; None: the run's own."""
         code: tuple[Path, ...] = ()
         """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
 
-    (parsed,) = parse((Arguments,), "evaluate", _evaluate.__doc__ or "", arguments, "run")
+    (parsed,) = parse((Arguments,), "jaxcnn evaluate", _evaluate.__doc__ or "", arguments, "run")
     _prepare_process(distributed=False)
     from jaxcnn.report.tables import metric_name, metric_value
 
@@ -220,7 +221,7 @@ def _export(arguments: list[str]) -> None:
         code: tuple[Path, ...] = ()
         """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
 
-    (parsed,) = parse((Arguments,), "export", _export.__doc__ or "", arguments, "run")
+    (parsed,) = parse((Arguments,), "jaxcnn export", _export.__doc__ or "", arguments, "run")
     _prepare_process(distributed=False)
     from jaxcnn.runs.export import export
 
@@ -239,7 +240,7 @@ def _models(arguments: list[str]) -> None:
         json: bool = False
         """Print a JSON list in place of a table."""
 
-    (parsed,) = parse((Arguments,), "models", _models.__doc__ or "", arguments)
+    (parsed,) = parse((Arguments,), "jaxcnn models", _models.__doc__ or "", arguments)
     from jaxcnn.models.summary import model_rows
 
     found = model_rows(parsed.family)
@@ -263,8 +264,8 @@ def _models(arguments: list[str]) -> None:
     print_table(header, rows, right=(5, 6, 7))
 
 
-_SUMMARY_HELP = """Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive field in pixels.
-A model made with auxiliary heads (--options aux_heads True) counts with them, as it is trained."""
+_SUMMARY_HELP = """Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive
+field in pixels. A model made with auxiliary heads (--options aux_heads True) counts with them, as it is trained."""
 
 
 def _summary(arguments: list[str]) -> None:
@@ -283,7 +284,7 @@ def _summary(arguments: list[str]) -> None:
         options: dict[str, Option] = field(default_factory=dict)
         """The model's own options, as pairs KEY VALUE, such as shortcut A."""
 
-    (parsed,) = parse((Arguments,), "summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
+    (parsed,) = parse((Arguments,), "jaxcnn summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
     from jaxcnn.models import MODELS, summary
     from jaxcnn.models.config import ModelConfig
     from jaxcnn.parts import Finder
@@ -340,18 +341,16 @@ def _predict(arguments: list[str]) -> None:
         model: str = "jaxcnn"
         """What the weights are of, such as torchvision/resnet50 or timm/vgg16; jaxcnn: the file, one of
         jaxcnn.weights.save, says it."""
-        top: int = 5
+        top: Count = 5
         """How many classes."""
         json: bool = False
         """Print a JSON list in place of a table."""
 
-    (parsed,) = parse((Arguments,), "predict", _predict.__doc__ or "", arguments, "images")
+    (parsed,) = parse((Arguments,), "jaxcnn predict", _predict.__doc__ or "", arguments, "images")
     if parsed.weights is None:
         raise UsageError("which weights? expected --weights FILE, see jaxcnn predict --help")
     if not parsed.images:
         raise UsageError("which images? expected jaxcnn predict --weights FILE IMAGE ...")
-    if parsed.top < 1:
-        raise UsageError(f"--top is {parsed.top}: expected a number of classes, at least 1")
     _prepare_process(distributed=False)
     from jaxcnn.weights import load
     from jaxcnn.weights.predict import predict
