@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
-
 from jaxcnn import cli
 from jaxcnn.arguments import parse, take_file
 from jaxcnn.errors import UsageError
 from jaxcnn.stop import StopFlag
+from jaxcnn.typed import Count, Interval, Probability
 
 if TYPE_CHECKING:
     from jaxcnn.data.stores.records import Store
@@ -31,9 +30,9 @@ file or a folder of them, or a cache that `jaxcnn data prepare` wrote."""
 class _ShowOptions:
     output: Path | None = None
     """The PNG file to write; None: NAME_samples.png here, by the experiment's name."""
-    count: int = 32
+    count: Annotated[int, Interval(least=1, most=_MOST_SAMPLES)] = 32
     """How many examples of the batch."""
-    step: int = 0
+    step: Annotated[int, Interval(least=0, most=2**31 - 1)] = 0
     """The training step whose batch it is."""
 
 
@@ -49,9 +48,7 @@ def _show(arguments: list[str]) -> None:
     else:
         raise UsageError("which experiment? expected jaxcnn data show experiments/NAME.py")
     description = f"{_show.__doc__}\n\n{cli.EXPERIMENT_HELP}"
-    options, experiment = cli.parse_experiment(_ShowOptions(), default, "data show FILE", description, arguments)
-    if not 1 <= options.count <= _MOST_SAMPLES:
-        raise UsageError(f"--count is {options.count}: expected 1 to {_MOST_SAMPLES}")
+    options, experiment = cli.parse_experiment(_ShowOptions(), default, "jaxcnn data show", description, arguments)
     output = options.output or Path(f"{experiment.name}_samples.png")
     _check_picture(output)
     from jaxcnn.report.canvas import house_style, png
@@ -100,20 +97,18 @@ def _inspect(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+        name: str
         """The data set."""
         path: Path | None = None
         """TFDS's data folder, where NAME is a TFDS data set; None: TFDS's own."""
         split: str | None = None
         """One split only; None: all."""
-        image_size: int | None = None
+        image_size: Count | None = None
         """Take mean and deviation over images brought to this side, as in training; None: over images as stored."""
         json: bool = False
         """Print a JSON document in place of tables, and leave nothing out."""
 
-    parsed = parse(Arguments, "data inspect", f"{_inspect.__doc__}\n\n{_NAME_HELP}", arguments, "name")
-    if parsed.image_size is not None and parsed.image_size < 1:
-        raise UsageError(f"--image-size is {parsed.image_size}: expected a number of pixels, such as 224")
+    (parsed,) = parse((Arguments,), "jaxcnn data inspect", f"{_inspect.__doc__}\n\n{_NAME_HELP}", arguments, "name")
     from dataclasses import replace
 
     from jaxcnn.data.stores.cache import verify
@@ -229,25 +224,23 @@ def _prepare(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+        name: str
         """The data set."""
         path: Path | None = None
         """TFDS's data folder, where NAME is a TFDS data set; None: TFDS's own."""
-        resize: int = 256
+        resize: Count = 256
         """Pixels that the short side of larger images is brought to."""
         format: Literal["jpeg", "raw"] = "jpeg"
         """jpeg, or raw: plain pixels, which are larger and need no decoding."""
-        quality: int = 95
-        """Of JPEG, 1 to 100."""
+        quality: Annotated[int, Interval(least=1, most=100)] = 95
+        """Of JPEG."""
         output: Path | None = None
         """Folder to write; None: here, named after the data set, --resize and --format."""
-        bad_limit: float = 0.001
+        bad_limit: Probability = 0.001
         """Fraction of a split that may be unusable: such examples are left out and named; beyond it nothing is
         written."""
 
-    parsed = parse(Arguments, "data prepare", f"{_prepare.__doc__}\n\n{_NAME_HELP}", arguments, "name")
-    if not 0 <= parsed.bad_limit <= 1:
-        raise UsageError(f"--bad-limit is {parsed.bad_limit}: expected a fraction of the examples, such as 0.001")
+    (parsed,) = parse((Arguments,), "jaxcnn data prepare", f"{_prepare.__doc__}\n\n{_NAME_HELP}", arguments, "name")
     from jaxcnn.data.stores.cache import prepare
     from jaxcnn.data.survey import named, opened, weighed
     from jaxcnn.train.progress import WorkProgress
@@ -307,12 +300,12 @@ def _convert(arguments: list[str]) -> None:
 
     @dataclass(frozen=True, kw_only=True)
     class Arguments:
-        name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+        name: str
         """The TFDS data set, prepared already, such as imagenet2012."""
         data_dir: Path | None = None
         """TFDS's data folder; None: TFDS's own."""
 
-    parsed = parse(Arguments, "data convert", _convert.__doc__ or "", arguments, "name")
+    (parsed,) = parse((Arguments,), "jaxcnn data convert", _convert.__doc__ or "", arguments, "name")
     from jaxcnn.data.stores.convert import convert
     from jaxcnn.train.progress import WorkProgress
 

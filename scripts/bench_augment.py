@@ -7,15 +7,16 @@ of ResNet-20 at the same batch size, measured in the same rounds.
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import bench_tools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from bench_ours import Program
 
 from jaxcnn import backend
@@ -136,4 +137,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    sys.exit(bench_tools.run_script(lambda: main(bench_tools.arguments(Arguments, __doc__))))

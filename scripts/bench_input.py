@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import bench_tools
-import tyro
 from bench_peer import Process
 from bench_tools import Counter
 from input_files import Files, lay_out
@@ -263,7 +262,7 @@ def benchmark(arguments: Arguments) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = bench_tools.arguments(Arguments, __doc__)
     document = json.dumps(benchmark(arguments), indent=1)
     print(document)
     if arguments.output is not None:

@@ -28,7 +28,6 @@ from typing import Any, Literal
 import bench_ours
 import bench_tools
 import jax
-import tyro
 from bench_ours import Mode, Program
 from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
@@ -248,4 +247,4 @@ def _epoch(name: str, arguments: Arguments, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(bench_tools.run_script(lambda: benchmark(tyro.cli(Arguments, description=__doc__))))
+    sys.exit(bench_tools.run_script(lambda: benchmark(bench_tools.arguments(Arguments, __doc__))))

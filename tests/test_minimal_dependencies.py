@@ -7,7 +7,7 @@ CODE = r"""
 import builtins, sys
 
 # Nothing else may ask for these, so they are hidden from all. Others belong to flax, so only jaxcnn may not ask.
-HIDDEN = {"pandas", "tyro", "orbax", "tensorflow_datasets", "grain", "PIL", "sklearn", "matplotlib", "tensorboardX",
+HIDDEN = {"pandas", "orbax", "tensorflow_datasets", "grain", "PIL", "sklearn", "matplotlib", "tensorboardX",
           "scipy"}
 ALLOWED = {"jax", "flax", "optax", "numpy", "jaxtyping", "jaxcnn"} | set(sys.stdlib_module_names)
 real_import = builtins.__import__
