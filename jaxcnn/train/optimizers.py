@@ -60,7 +60,6 @@ class SGD(Optimizer, at="optim"):
     kind: Literal["sgd"] = "sgd"
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.sgd(rate)
 
 
@@ -79,7 +78,6 @@ class Momentum(Optimizer, at="optim"):
     """Take the gradient where the velocity leads to."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.sgd(rate, self.momentum, nesterov=self.nesterov)
 
 
@@ -92,7 +90,6 @@ class Adagrad(Optimizer, at="optim"):
     """Keeps divisions finite."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.adagrad(rate, initial_accumulator_value=0.0, eps=self.eps)
 
 
@@ -114,7 +111,6 @@ class RMSProp(Optimizer, at="optim"):
     as torch does."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.rmsprop(
             rate,
             decay=self.rms_decay,
@@ -148,7 +144,6 @@ class Adam(Adaptive, at="optim"):
     kind: Literal["adam"] = "adam"
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.chain(self.direction(), optax.scale_by_learning_rate(rate))
 
 
@@ -160,7 +155,6 @@ class AdamW(Adaptive, at="optim"):
     places_decay: ClassVar[bool] = True
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.chain(self.direction(), self.decayed(mask), optax.scale_by_learning_rate(rate))
 
 
@@ -181,7 +175,6 @@ class LARS(Optimizer, at="optim"):
     """Size of an update relative to its parameters at learning rate 1."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.lars(rate, self.weight_decay, mask, self.trust_coefficient, 0.0, mask, self.momentum)
 
 
@@ -195,7 +188,6 @@ class LAMB(Adaptive, at="optim"):
     eps: Positive = 1e-6
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         trust_ratio = optax.masked(optax.scale_by_trust_ratio(), mask)
         return optax.chain(self.direction(), self.decayed(mask), trust_ratio, optax.scale_by_learning_rate(rate))
 
@@ -215,7 +207,6 @@ class Muon(Adaptive, at="optim"):
     """Part of the velocity kept per step."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
 
         def as_matrix(x: Any) -> MuonDimensionNumbers:
             return MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
@@ -248,7 +239,6 @@ class DeltaBarDelta(Optimizer, at="optim"):
     """Part of the average gradient kept per step."""
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         return optax.chain(
             delta_bar_delta(self.learning_rate, self.kappa, self.phi, self.theta),
             optax.scale_by_schedule(lambda step: rate(step) / self.learning_rate),
@@ -272,7 +262,6 @@ class _Own(Optimizer, at="optim"):
     learning_rate: Any
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        """See `Optimizer`."""
         name, options, made = self.part.name, self.part.options, self.found
         if not hasattr(made, "update"):
             made = call(name, made, options if self.learning_rate is None else options | {"learning_rate": rate})
@@ -291,14 +280,16 @@ def find_optimizer(optim: Any, finder: Finder) -> Optimizer:
     Raises:
         UsageError: there is no such part, or it is none.
     """
-    if not isinstance(optim, Part):
-        return optim
-    name, found, rate = optim.name, finder.find(optim.name), None
-    if isinstance(found, type) and issubclass(found, Optimizer):
-        return call(name, found, optim.options)
-    if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(name, found)):
-        rate = optim.options.get("learning_rate", takes["learning_rate"].default)
-        if not isinstance(rate, int | float):
-            raise UsageError(f"{name} takes a learning_rate: give it among its options, such as 0.1")
-        rate = check(Positive, rate, f"learning_rate of {name}")
-    return _Own(part=optim, found=found, learning_rate=rate)
+    if isinstance(optim, Part):
+        name, found, rate = optim.name, finder.find(optim.name), None
+        if isinstance(found, type) and issubclass(found, Optimizer):
+            return call(name, found, optim.options)
+        if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(name, found)):
+            rate = optim.options.get("learning_rate", takes["learning_rate"].default)
+            if not isinstance(rate, int | float):
+                raise UsageError(f"{name} takes a learning_rate: give it among its options, such as 0.1")
+            rate = check(Positive, rate, f"learning_rate of {name}")
+        optim = _Own(part=optim, found=found, learning_rate=rate)
+    if not isinstance(optim, Optimizer):
+        raise UsageError(f"optim is a {type(optim).__name__}: expected a jaxcnn.Optimizer")
+    return optim

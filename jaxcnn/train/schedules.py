@@ -58,7 +58,6 @@ class Warmed(Schedule, at="schedule"):
             raise UsageError(f"schedule.warmup_start is {self.warmup_start}, without schedule.warmup_steps")
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         for name in ("warmup_start", "end_value"):
             if (value := getattr(self, name, 0.0)) > learning_rate:
                 raise UsageError(f"schedule.{name} is {value}: expected at most the learning rate, {learning_rate}")
@@ -108,15 +107,21 @@ class StepDecay(Warmed, at="schedule"):
             )
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         if self.boundaries[-1] >= total_steps:
             raise UsageError(f"schedule.boundaries is {self.boundaries}: expected steps below the {total_steps} in all")
         return super().make(learning_rate, total_steps)
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         cuts = {boundary - self.warmup_steps: self.factor for boundary in self.boundaries}
         return optax.piecewise_constant_schedule(learning_rate, cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Falling(Warmed, at="schedule"):
+    """A schedule that falls, after the warm-up."""
+
+    end_value: NotNegative = 0.0
+    """Learning rate at the end, or under which it does not fall."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +133,11 @@ class Decaying(Warmed, at="schedule"):
 
     @property
     def goes_on(self) -> bool:  # type: ignore[override]
-        """See `Schedule`."""
         return self.decay_steps is not None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialDecay(Decaying, at="schedule"):
+class ExponentialDecay(Decaying, Falling, at="schedule"):
     """Times `decay_rate` every `decay_steps`."""
 
     kind: Literal["exponential"] = "exponential"
@@ -141,11 +145,8 @@ class ExponentialDecay(Decaying, at="schedule"):
     """What the rate is multiplied by."""
     staircase: bool = False
     """Hold the rate for `decay_steps` and then drop, as in the Inception recipes."""
-    end_value: NotNegative = 0.0
-    """Learning rate under which it does not fall."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         every = self.decay_steps or steps
         return optax.exponential_decay(
             learning_rate, every, self.decay_rate, staircase=self.staircase, end_value=self.end_value
@@ -161,35 +162,28 @@ class InverseTimeDecay(Decaying, at="schedule"):
     """How fast it falls."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`; the one that Optax lacks."""
         return lambda step: learning_rate / (1 + self.decay_rate * step / (self.decay_steps or steps))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolynomialDecay(Warmed, at="schedule"):
+class PolynomialDecay(Falling, at="schedule"):
     """To `end_value` as (1 - step/total)^power (Caffe's poly)."""
 
     kind: Literal["polynomial"] = "polynomial"
-    end_value: NotNegative = 0.0
-    """Learning rate at the end."""
     power: Positive = 1.0
     """Exponent of the fraction of steps left; 1 is linear."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         return optax.polynomial_schedule(learning_rate, self.end_value, self.power, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineDecay(Warmed, at="schedule"):
+class CosineDecay(Falling, at="schedule"):
     """To `end_value` over half a period (Loshchilov and Hutter 2017, no restarts)."""
 
     kind: Literal["cosine"] = "cosine"
-    end_value: NotNegative = 0.0
-    """Learning rate at the end."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`."""
         return optax.cosine_decay_schedule(learning_rate, steps, alpha=self.end_value / learning_rate)
 
 
@@ -206,7 +200,6 @@ class OneCycle(Schedule, at="schedule"):
     """It ends at learning rate / initial_division / final_division."""
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         if not 1 <= int(self.rise * total_steps) < total_steps:
             raise UsageError(f"schedule.rise is {self.rise}: of {total_steps} steps it leaves none to rise or to fall")
         return optax.cosine_onecycle_schedule(
@@ -215,7 +208,7 @@ class OneCycle(Schedule, at="schedule"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plateau(Warmed, at="schedule"):
+class Plateau(Falling, at="schedule"):
     """Times `factor` where the training loss stops falling. Every step's loss counts, those of the warm-up too."""
 
     kind: Literal["plateau"] = "plateau"
@@ -230,8 +223,6 @@ class Plateau(Warmed, at="schedule"):
     """Readings after a cut that are not counted as bad."""
     tolerance: Inside = 1e-4
     """Relative fall of the best reading that counts as improvement."""
-    end_value: NotNegative = 0.0
-    """Learning rate under which it does not fall."""
 
     def cuts(self, learning_rate: float) -> optax.GradientTransformationExtraArgs:
         """Return the transformation that cuts updates where the loss, given as `value`, stops falling.
@@ -264,7 +255,6 @@ class _Own(Schedule):
     function: Any
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        """See `Schedule`."""
         name, options, function = self.part.name, self.part.options, self.function
         by_step = "step" in arguments_of(name, function)
         if not by_step:
@@ -283,7 +273,6 @@ class _Own(Schedule):
 
     @property
     def goes_on(self) -> bool:  # type: ignore[override]
-        """See `Schedule`."""
         return "total_steps" not in arguments_of(self.part.name, self.function)
 
 
@@ -293,12 +282,14 @@ def find_schedule(schedule: Any, finder: Finder) -> Schedule:
     Raises:
         UsageError: there is no such part, or it is none.
     """
-    if not isinstance(schedule, Part):
-        return schedule
-    found = finder.find(schedule.name)
-    if not callable(found):
-        raise UsageError(f"{schedule.name} is {found!r:.80}: expected a function of step")
-    return call(schedule.name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
+    if isinstance(schedule, Part):
+        name, found = schedule.name, finder.find(schedule.name)
+        if not callable(found):
+            raise UsageError(f"{name} is {found!r:.80}: expected a function of step")
+        schedule = call(name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
+    if not isinstance(schedule, Schedule):
+        raise UsageError(f"schedule is a {type(schedule).__name__}: expected a jaxcnn.Schedule")
+    return schedule
 
 
 def make_schedule(schedule: Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:
