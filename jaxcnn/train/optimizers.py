@@ -271,14 +271,16 @@ def find_optimizer(optim: Any, finder: Finder) -> Optimizer:
     Raises:
         UsageError: there is no such part, or it is none.
     """
-    if not isinstance(optim, Part):
-        return optim
-    name, found, rate = optim.name, finder.find(optim.name), None
-    if isinstance(found, type) and issubclass(found, Optimizer):
-        return call(name, found, optim.options)
-    if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(name, found)):
-        rate = optim.options.get("learning_rate", takes["learning_rate"].default)
-        if not isinstance(rate, int | float):
-            raise UsageError(f"{name} takes a learning_rate: give it among its options, such as 0.1")
-        rate = check(Positive, rate, f"learning_rate of {name}")
-    return _Own(part=optim, found=found, learning_rate=rate)
+    if isinstance(optim, Part):
+        name, found, rate = optim.name, finder.find(optim.name), None
+        if isinstance(found, type) and issubclass(found, Optimizer):
+            return call(name, found, optim.options)
+        if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(name, found)):
+            rate = optim.options.get("learning_rate", takes["learning_rate"].default)
+            if not isinstance(rate, int | float):
+                raise UsageError(f"{name} takes a learning_rate: give it among its options, such as 0.1")
+            rate = check(Positive, rate, f"learning_rate of {name}")
+        optim = _Own(part=optim, found=found, learning_rate=rate)
+    if not isinstance(optim, Optimizer):
+        raise UsageError(f"optim is a {type(optim).__name__}: expected a jaxcnn.Optimizer")
+    return optim

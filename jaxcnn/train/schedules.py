@@ -117,6 +117,14 @@ class StepDecay(Warmed, at="schedule"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Falling(Warmed, at="schedule"):
+    """A schedule that falls, after the warm-up."""
+
+    end_value: NotNegative = 0.0
+    """Learning rate at the end, or under which it does not fall."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Decaying(Warmed, at="schedule"):
     """A schedule that falls by `decay_rate` every `decay_steps`."""
 
@@ -129,7 +137,7 @@ class Decaying(Warmed, at="schedule"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentialDecay(Decaying, at="schedule"):
+class ExponentialDecay(Decaying, Falling, at="schedule"):
     """Times `decay_rate` every `decay_steps`."""
 
     kind: Literal["exponential"] = "exponential"
@@ -137,8 +145,6 @@ class ExponentialDecay(Decaying, at="schedule"):
     """What the rate is multiplied by."""
     staircase: bool = False
     """Hold the rate for `decay_steps` and then drop, as in the Inception recipes."""
-    end_value: NotNegative = 0.0
-    """Learning rate under which it does not fall."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
         every = self.decay_steps or steps
@@ -156,17 +162,14 @@ class InverseTimeDecay(Decaying, at="schedule"):
     """How fast it falls."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
-        """See `Warmed`; the one that Optax lacks."""
         return lambda step: learning_rate / (1 + self.decay_rate * step / (self.decay_steps or steps))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolynomialDecay(Warmed, at="schedule"):
+class PolynomialDecay(Falling, at="schedule"):
     """To `end_value` as (1 - step/total)^power (Caffe's poly)."""
 
     kind: Literal["polynomial"] = "polynomial"
-    end_value: NotNegative = 0.0
-    """Learning rate at the end."""
     power: Positive = 1.0
     """Exponent of the fraction of steps left; 1 is linear."""
 
@@ -175,12 +178,10 @@ class PolynomialDecay(Warmed, at="schedule"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineDecay(Warmed, at="schedule"):
+class CosineDecay(Falling, at="schedule"):
     """To `end_value` over half a period (Loshchilov and Hutter 2017, no restarts)."""
 
     kind: Literal["cosine"] = "cosine"
-    end_value: NotNegative = 0.0
-    """Learning rate at the end."""
 
     def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
         return optax.cosine_decay_schedule(learning_rate, steps, alpha=self.end_value / learning_rate)
@@ -207,7 +208,7 @@ class OneCycle(Schedule, at="schedule"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plateau(Warmed, at="schedule"):
+class Plateau(Falling, at="schedule"):
     """Times `factor` where the training loss stops falling. Every step's loss counts, those of the warm-up too."""
 
     kind: Literal["plateau"] = "plateau"
@@ -222,8 +223,6 @@ class Plateau(Warmed, at="schedule"):
     """Readings after a cut that are not counted as bad."""
     tolerance: Inside = 1e-4
     """Relative fall of the best reading that counts as improvement."""
-    end_value: NotNegative = 0.0
-    """Learning rate under which it does not fall."""
 
     def cuts(self, learning_rate: float) -> optax.GradientTransformationExtraArgs:
         """Return the transformation that cuts updates where the loss, given as `value`, stops falling.
@@ -283,12 +282,14 @@ def find_schedule(schedule: Any, finder: Finder) -> Schedule:
     Raises:
         UsageError: there is no such part, or it is none.
     """
-    if not isinstance(schedule, Part):
-        return schedule
-    found = finder.find(schedule.name)
-    if not callable(found):
-        raise UsageError(f"{schedule.name} is {found!r:.80}: expected a function of step")
-    return call(schedule.name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
+    if isinstance(schedule, Part):
+        name, found = schedule.name, finder.find(schedule.name)
+        if not callable(found):
+            raise UsageError(f"{name} is {found!r:.80}: expected a function of step")
+        schedule = call(name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
+    if not isinstance(schedule, Schedule):
+        raise UsageError(f"schedule is a {type(schedule).__name__}: expected a jaxcnn.Schedule")
+    return schedule
 
 
 def make_schedule(schedule: Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:

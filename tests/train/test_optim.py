@@ -328,6 +328,10 @@ class Signs(Optimizer):
 class Late(Momentum):
     pass
 
+@dataclass(frozen=True)
+class Almost:
+    rule = None
+
 number = 3
 def nothing():
     return 3
@@ -407,6 +411,8 @@ def test_one_as_a_value_is_taken_and_written_by_its_name(own, tmp_path):
     assert check(AnyOptimizer, value, "optim") is value
     assert to_json(value) == {"kind": "mine.py:Signs", "scale": 2.0}
     assert find_optimizer(value, Finder((tmp_path,))) is value
+    with pytest.raises(UsageError, match=r"optim is a Almost: expected a jaxcnn.Optimizer"):
+        find_optimizer(Finder((tmp_path,)).find("mine.py:Almost")(), Finder())
     with pytest.raises(UsageError, match="defined within a function"):
         check(AnyOptimizer, lambda: optax.sgd(0.1), "optim")
     assert check(AnyOptimizer, optax.adam, "optim") == Part(name="optax._src.alias:adam")
@@ -429,6 +435,7 @@ def test_one_as_a_value_is_taken_and_written_by_its_name(own, tmp_path):
         ("nothing", {}, "mine.py:nothing gives 3: expected an optax.GradientTransformation"),
         ("fails", {}, "mine.py:fails cannot be made: RuntimeError: no luck (mine.py, line "),
         ("Signs", {"scael": 2}, "unknown option of mine.py:Signs 'scael': did you mean 'scale'?"),
+        ("Almost", {}, "mine.py:Almost gives Almost(): expected an optax.GradientTransformation"),
         ("clipt", {}, "unknown name in mine.py 'clipt': did you mean 'clipped'?"),
         ("jax", {}, "mine.py:jax is <module 'jax'"),
     ],

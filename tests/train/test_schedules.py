@@ -174,6 +174,10 @@ class Jump(Schedule):
     def goes_on(self):
         return True
 
+@dataclass(frozen=True)
+class Almost:
+    make = None
+
 number = 3
 def nothing():
     return 3
@@ -237,6 +241,7 @@ def test_a_class_of_its_own(own, tmp_path):
         ("untraceable", {}, "mine.py:untraceable cannot be made: TracerBoolConversionError: Attempted boolean"),
         ("inner", {}, "mine.py:inner cannot be made: ZeroDivisionError: "),
         ("many", {}, "mine.py:many gives (3,) numbers for a step: expected one"),
+        ("Almost", {}, "schedule is a Almost: expected a jaxcnn.Schedule"),
         ("off_step", {}, "unknown name in mine.py 'off_step': did you mean 'of_step'?"),
     ],
 )
