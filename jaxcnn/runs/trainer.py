@@ -25,7 +25,7 @@ from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Task
 from jaxcnn.tasks.check import check_fields, check_model
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
-from jaxcnn.train.callbacks import find_callback
+from jaxcnn.train.callbacks import Function, find_callback
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.evaluate import Scores, evaluate
 from jaxcnn.train.inputs import Inputs, batch_like
@@ -73,7 +73,8 @@ class Trainer:
         seed: int = 0,
         learning_rate: optax.Schedule | None = None,
         variables: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Callable] = (),
+        callbacks: Sequence[Any] = (),
+        finder: Finder | None = None,
         stop: StopFlag | None = None,
     ) -> None:
         """Put the parts together; nothing is compiled before it is first called.
@@ -89,7 +90,8 @@ class Trainer:
           seed: the one source of randomness.
           learning_rate: by the step, to be logged.
           variables: to start from; None: initialised.
-          callbacks: called with each row, beside those of `train`; see `jaxcnn.train.callbacks`.
+          callbacks: called with each row, after those of `train`; see `jaxcnn.train.callbacks`.
+          finder: of callbacks that `train` names.
           stop: polled between batches.
 
         Raises:
@@ -100,7 +102,9 @@ class Trainer:
             data = data_sets.load(DataConfig(), source=data, like=task.example, poll=self.stop.check)
         self.model, self.tx, self.task, self.data = model, standard_promotion(tx), task, data
         self.train, self.eval, self.checkpoint = train, eval or EvalConfig(), checkpoint or CheckpointConfig()
-        self.seed, self.key, self.callbacks = seed, jax.random.key(seed), list(callbacks)
+        self.seed, self.key = seed, jax.random.key(seed)
+        self._callbacks = (*train.callbacks, *callbacks), finder or Finder()
+        self.callbacks_of_a_run()  # they are all there
         self.state: TrainState | None = None
         self.rows: list[dict[str, Any]] = []
         self.parallel = Parallel(train.batch_size, train.parallel, train.devices)
@@ -184,7 +188,7 @@ class Trainer:
             seed=experiment.seed,
             learning_rate=rate,
             variables=variables,
-            callbacks=[find_callback(callback, finder) for callback in train.callbacks],
+            finder=finder,
             stop=stop,
         )
 
@@ -263,6 +267,11 @@ class Trainer:
     def compile_meanwhile(self, step: int) -> Callable[[], Any]:
         """Begin to compile the training step, which is to go on from `step`, and return what waits for that."""
         return self.parallel.compile_meanwhile(self.train_step, self.abstract_state(), self.inputs.like(step))
+
+    def callbacks_of_a_run(self) -> list[Function]:
+        """Return the callbacks of one run, which know of no other."""
+        callbacks, finder = self._callbacks
+        return [find_callback(each, finder) for each in callbacks]
 
     def fit(self, folder: str | Path | None = None, *, progress: bool = True) -> dict[str, float]:
         """Train to the end and return the final metrics; they, and all rows, are in `rows`, the state in `state`.
@@ -353,9 +362,12 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
     """Return the steps at which things happen.
 
     Raises:
-      UsageError: there are more than a counter holds.
+      UsageError: there are more than a counter holds, or fewer examples than a batch has.
     """
     examples = data.sizes["train"]
+    if train.batch_size > examples:
+        have = f"the {examples} training examples: expected 1 to {examples}"
+        raise UsageError(f"a batch of {train.batch_size} does not fit {have}")
     epoch = batches_per_epoch(examples, train.batch_size, data.last_batch)
     if train.steps is None:
         assert train.epochs is not None
