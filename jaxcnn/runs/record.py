@@ -4,6 +4,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,10 @@ class Record:
             self._say(report)
         self._started -= position.wall_seconds
         before = self.folder.rows if self.folder is not None else []
-        for row in before:
-            if row["step"] <= position.step:
-                self.trainer.rows.append(row)
-                for callback in self._callbacks:
-                    if hasattr(callback, "replay"):
-                        callback.replay(row["step"], {name: row[name] for name in row if name != "step"})
+        self.trainer.rows = [row for row in before if row["step"] <= position.step]
+        for callback in self._callbacks:
+            for row in self.trainer.rows if hasattr(callback, "replay") else ():
+                callback.replay(row["step"], {name: row[name] for name in row if name != "step"})
 
     def _write_identity(self) -> list[str]:
         """Write what the run is made of, where that has not been done yet, and return what to report."""
@@ -178,7 +177,7 @@ class Record:
             return ""
         found = {**trainer.task.metrics(sums["task"]), "loss": float(sums["loss"]) / float(sums["count"])}
         for name, total in sums.get("norms", {}).items():
-            found[f"{name}_norm"] = float(total) / (step - self._last_row())
+            found[f"{name}_norm"] = float(total) / int(sums["steps"])
         row = {f"train/{name}": float(value) for name, value in found.items()}
         if (rate := trainer.learning_rate(state)) is not None:
             row["learning_rate"] = rate
@@ -298,7 +297,11 @@ class Record:
 
     def _write(self, step: int, row: dict[str, float], state: TrainState, rate: float = 0.0) -> str:
         """Write a row with what callbacks add to it, and return why one asks for the end."""
-        asked = ""
+        asked, rows = "", self.trainer.rows
+        for before in takewhile(lambda before: before["step"] == step, reversed(rows)):
+            if row.keys() <= before.keys():  # it stands there from before an interruption, and callbacks know it
+                row |= {name: value for name, value in before.items() if name not in row and name != "step"}
+                return ""
         for callback in self._callbacks:
             answer = callback(step, dict(row), state)
             if isinstance(answer, Stop):
@@ -309,7 +312,7 @@ class Record:
                     f"callback {name} returned a {type(answer).__name__}: expected None, metrics by name, or Stop"
                 )
             row |= {name: float(value) for name, value in (answer or {}).items()}
-        self.trainer.rows.append({"step": step, **row})
+        rows.append({"step": step, **row})
         if self._log is not None:
             self._log.write(step, row)
         if self._shown is not None:
@@ -317,10 +320,6 @@ class Record:
             if asked:
                 self._shown.say(f"ends at step {step}: {asked}")
         return asked
-
-    def _last_row(self) -> int:
-        """Return the step of the last row of training metrics."""
-        return max((row["step"] for row in self.trainer.rows if "train/loss" in row), default=0)
 
     def _tell_bad(self) -> None:
         """Name the examples that turned out to be of no use since this was last called."""

@@ -73,7 +73,8 @@ class Trainer:
         seed: int = 0,
         learning_rate: optax.Schedule | None = None,
         variables: Mapping[str, Any] | None = None,
-        callbacks: Sequence[Callable] = (),
+        callbacks: Sequence[Any] = (),
+        finder: Finder | None = None,
         stop: StopFlag | None = None,
     ) -> None:
         """Put the parts together; nothing is compiled before it is first called.
@@ -87,7 +88,8 @@ class Trainer:
           seed: the one source of randomness.
           learning_rate: by the step, to be logged.
           variables: to start from; None: initialised.
-          callbacks: called with each row, beside those of `train`; see `jaxcnn.train.callbacks`.
+          callbacks: called with each row, after those of `train`; see `jaxcnn.train.callbacks`.
+          finder: of callbacks that `train` names.
           stop: polled between batches.
 
         Raises:
@@ -98,7 +100,8 @@ class Trainer:
             data = load(DataConfig(), source=data, like=task.example, poll=self.stop.check)
         self.model, self.tx, self.task, self.data = model, standard_promotion(tx), task, data
         self.train, self.eval, self.checkpoint = train, eval or EvalConfig(), checkpoint or CheckpointConfig()
-        self.seed, self.key, self.callbacks = seed, jax.random.key(seed), list(callbacks)
+        self.seed, self.key = seed, jax.random.key(seed)
+        self.callbacks = [find_callback(each, finder or Finder()) for each in (*train.callbacks, *callbacks)]
         self.state: TrainState | None = None
         self.rows: list[dict[str, Any]] = []
         self.parallel = Parallel(train.batch_size, train.parallel, train.devices)
@@ -164,7 +167,7 @@ class Trainer:
             seed=experiment.seed,
             learning_rate=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
             variables=None if weights is None else weights.variables,
-            callbacks=[find_callback(callback, finder) for callback in train.callbacks],
+            finder=finder,
             stop=stop,
         )
 
@@ -344,9 +347,12 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
     """Return the steps at which things happen.
 
     Raises:
-      UsageError: there are more than a counter holds.
+      UsageError: there are more than a counter holds, or fewer examples than a batch has.
     """
     examples = data.sizes["train"]
+    if train.batch_size > examples:
+        have = f"the {examples} training examples: expected 1 to {examples}"
+        raise UsageError(f"a batch of {train.batch_size} does not fit {have}")
     epoch = batches_per_epoch(examples, train.batch_size, data.last_batch)
     # Exactly, as the numbers are written: in floats, 1.1 epochs may be a step more.
     steps = train.steps or math.ceil(Fraction(repr(train.epochs)) * epoch)

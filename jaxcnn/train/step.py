@@ -19,7 +19,7 @@ from jaxcnn.train.state import TrainState, Tree
 
 Sums = dict[str, Any]
 """Of a training step: `loss`, the sum of the task's losses, and `count`, what divides it; `task`, the task's sums; and
-where they are asked for, `norms`."""
+where they are asked for, `norms` and the number of `steps` that these are of."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 
 
@@ -106,7 +106,8 @@ def make_train_step(
             ema = jax.tree.map(lambda is_fixed, kept, new: kept if is_fixed else new, fixed, params, ema)
         if norms:
             found = {"gradient": grads, "update": updates, "parameters": params}
-            sums = {**sums, "norms": {name: optax.tree.norm(tree) for name, tree in found.items()}}
+            norms_of = {name: optax.tree.norm(tree) for name, tree in found.items()}
+            sums = {**sums, "norms": norms_of, "steps": jnp.ones((), jnp.int32)}
         state = state.replace(  # type: ignore[attr-defined]
             step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema
         )
