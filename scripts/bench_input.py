@@ -57,7 +57,7 @@ _RATIOS = (
     ("jpeg_crop", "ours_crop"),
 )
 # Beside those that every environment lists.
-_PACKAGES = ("grain", "simplejpeg", "opencv-python-headless", "pillow")
+_PACKAGES = ("simplejpeg", "opencv-python-headless", "pillow")
 _OUR_WAYS = 7
 _TF_WAYS = ("tf_fixed", "tf_autotune")
 # Images after which memory is looked at.

@@ -3,6 +3,8 @@
 A box is drawn from the image's size alone, so the pixels around it need not be decoded (`decode.decode_crop`).
 """
 
+import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -42,10 +44,13 @@ class RandomResizedCrop(Config, at="data.train_crop"):
         _check_pair("area", self.area, "0.08 1")
         _check_pair("aspect", self.aspect, "0.75 1.3333")
 
+    @functools.cached_property
+    def _log_aspect(self) -> tuple[float, float]:
+        return math.log(self.aspect[0]), math.log(self.aspect[1])
+
     def box(self, generator: np.random.Generator, height: int, width: int, size: int) -> Box:
         """Return a random part of an image of height x width; `size`, the input's, plays no part."""
-        draw = generator.random
-        (low, high), (narrow, wide) = self.area, map(math.log, self.aspect)
+        draw, (low, high), (narrow, wide) = _draws(generator), self.area, self._log_aspect
         for _ in range(10):
             area = (low + (high - low) * draw()) * height * width
             aspect = math.exp(narrow + (wide - narrow) * draw())
@@ -87,7 +92,7 @@ class ScaleJitter(Config, at="data.train_crop"):
             raise UsageError(
                 f"data.train_crop.short_side is {self.short_side}: expected at least data.image_size, which is {size}"
             )
-        draw = generator.random
+        draw = _draws(generator)
         side = max(1, round(size * min(height, width) / (low + int(draw() * (high - low + 1)))))
         return _place(draw, height, width, side, side)
 
@@ -151,6 +156,12 @@ def mirrored(
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     view = np.asarray(Preprocessing(size=size, resize=scale).resized(image)).reshape(*size, -1)
     return np.stack([view, view[:, ::-1]])
+
+
+def _draws(generator: np.random.Generator) -> Callable[[], float]:
+    """Return what gives one of [0, 1) after the other: those of `generator.random`, of which four cost as much as one."""
+
+    return itertools.chain(generator.random(4).tolist(), iter(generator.random, None)).__next__
 
 
 def _place(draw: Callable[[], float], height: int, width: int, rows: int, columns: int) -> Box:

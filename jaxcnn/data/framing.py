@@ -22,23 +22,21 @@ Stored = bytes | np.ndarray
 
 
 class Move(NamedTuple):
-    """Which rectangle of a stored image becomes all of another one; x goes to the right and y down."""
+    """Which part of a stored image becomes all of another one; x goes to the right and y down."""
 
     stored: Size
     """Of the stored image."""
     size: Size
     """Of what it becomes."""
-    top: float
-    """Of the rectangle, in pixels of the stored image; it may reach outside."""
-    left: float
-    height: float
-    width: float
+    part: Box
+    """Of the stored image; of a fit it may reach outside, and have fractions of pixels."""
 
     def classes(self, classes: Int[np.ndarray, "h w"], ignored: int) -> Int[np.ndarray, "height width"]:
         """Return a class map moved, by the nearest neighbour; `ignored` comes in from outside."""
+        top, left, height, width = self.part
         down, across = (
             np.floor(start + (np.arange(count) + 0.5) * (length / count)).astype(np.int64)
-            for start, count, length in zip((self.top, self.left), self.size, (self.height, self.width), strict=True)
+            for start, count, length in zip((top, left), self.size, (height, width), strict=True)
         )
         rows, columns = self.stored
         moved = classes[np.clip(down, 0, rows - 1)[:, None], np.clip(across, 0, columns - 1)]
@@ -48,8 +46,9 @@ class Move(NamedTuple):
 
     def corners(self, corners: Float[np.ndarray, "k 4"]) -> Float[np.ndarray, "k 4"]:
         """Return the corners of boxes moved, inside or not."""
-        across, down = self.size[1] / self.width, self.size[0] / self.height
-        return (corners - np.array([self.left, self.top] * 2)) * np.array([across, down] * 2)
+        top, left, height, width = self.part
+        across, down = self.size[1] / width, self.size[0] / height
+        return (corners - np.array([left, top] * 2)) * np.array([across, down] * 2)
 
 
 class Framing(Protocol):
@@ -103,10 +102,11 @@ class Fit:
     def move(self, stored: Size, position: int) -> Move:
         """See `Framing`."""
         if self.preprocessing is None or self.size is None:
-            return Move(stored, stored, 0, 0, *stored)
+            return Move(stored, stored, Box(0, 0, *stored))
         scaled, (top, left) = self.preprocessing.steps(*stored)
         down, across = stored[0] / scaled[0], stored[1] / scaled[1]
-        return Move(stored, self.size, top * down, left * across, self.size[0] * down, self.size[1] * across)
+        part: Any = top * down, left * across, self.size[0] * down, self.size[1] * across
+        return Move(stored, self.size, Box(*part))
 
     def draw(self, image: Stored, move: Move | None, out: Shaped[np.ndarray, "height width channels"]) -> None:
         """See `Framing`.
@@ -159,28 +159,25 @@ def preprocessing(image: jax.ShapeDtypeStruct, config: DataConfig, mean: Any, st
     return check(Preprocessing, found, "")
 
 
-@dataclass(frozen=True)
 class Cut:
     """A part at random of each image, for training."""
 
-    crop: AnyCrop
-    size: Size
-    """Of the result, a square."""
-    key: tuple[int, int]
-    """What is random is drawn from it."""
+    def __init__(self, crop: AnyCrop, size: Size, key: tuple[int, int]) -> None:
+        """Draw places from `key`, for parts that become squares of `size`."""
+        self.size: Size | None = size
+        self._crop, self._square, self._key = crop, size, key
+        # One of a user's own need not say how it is scaled.
+        self._interpolation: Interpolation = getattr(crop, "interpolation", "bilinear")
 
     def move(self, stored: Size, position: int) -> Move:
         """See `Framing`."""
-        box = self.crop.box(generator(self.key, position), *stored, self.size[0])
-        return Move(stored, self.size, *box)
+        box = self._crop.box(generator(self._key, position), *stored, self._square[0])
+        return Move(stored, self._square, box)
 
     def draw(self, image: Stored, move: Move | None, out: Shaped[np.ndarray, "height width channels"]) -> None:
         """See `Framing`."""
         assert move is not None
-        box = Box(*map(int, move[2:]))
-        # One of a user's own need not say how it is scaled.
-        interpolation: Interpolation = getattr(self.crop, "interpolation", "bilinear")
         if isinstance(image, bytes):
-            decode_crop(image, box, self.size, out.shape[2], interpolation, out)
+            decode_crop(image, move.part, self._square, out.shape[2], self._interpolation, out)
         else:
-            resize_crop(image, box, self.size, interpolation, out)
+            resize_crop(image, move.part, self._square, self._interpolation, out)

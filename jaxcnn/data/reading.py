@@ -1,6 +1,6 @@
 """From stored examples to rows of batches: read, checked, decoded, moved; what cannot be used is noted and left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,18 @@ class Reading:
         self._frame = frame_of(fields)
         self._labels = [(name, len(kind.class_names)) for name, kind in fields.items() if isinstance(kind, Label)]
         self._images = [(name, kind) for name, kind in fields.items() if isinstance(kind, Image)]
-        others = [(name, kind) for name, kind in fields.items() if not isinstance(kind, Label | Image)]
-        self._others: list[tuple[str, Any, Callable[..., None]]] = [
-            (name, kind, _PUT[type(kind)]) for name, kind in others
-        ]
+        self._maps = [(name, kind) for name, kind in fields.items() if isinstance(kind, ClassMap)]
+        self._boxes = [(name, kind) for name, kind in fields.items() if isinstance(kind, Boxes)]
+        self._values = [(name, kind) for name, kind in fields.items() if isinstance(kind, Value)]
         # Where nothing else is to be moved alike, a fit finds its way by itself.
-        alike = len(self._images) > 1 or any(isinstance(kind, ClassMap | Boxes) for _, kind in others)
-        self._planned = self._frame is not None and (alike or isinstance(framing, Cut))
+        alike = len(self._images) > 1 or self._maps or self._boxes
+        self._moves = self._frame is not None and bool(alike or isinstance(framing, Cut))
 
     def fill(self, batch: Batch, start: int, indices: Sequence[int], positions: Sequence[int]) -> None:
         """Put examples into the rows of a batch from `start` on; `mask` says which can be used, all others are zero.
 
-        All are read, and their places drawn, before the first is decoded: decoding leaves nothing of that code in the
-        processor's caches, so it would take three times as long.
+        All are read, checked and placed before the first is decoded: decoding leaves nothing of other code in the
+        processor's caches, so what is done between two images takes four times as long.
 
         Args:
             batch: arrays as `fields.shapes_of` describes them, and `mask`.
@@ -57,15 +56,22 @@ class Reading:
             RunError: more examples are bad than allowed.
             UsageError: the framing cannot be of such an image.
         """
-        opened = [
-            self._attempt(self._open, index, index, position)
-            for index, position in zip(indices, positions, strict=True)
-        ]
-        for row, (index, found) in enumerate(zip(indices, opened, strict=True), start):
-            usable = found is not None and self._attempt(self._put, index, *found, batch, row)
-            batch["mask"][row] = bool(usable)
-            if not usable:
-                _clear({name: batch[name] for name in self._fields}, row)
+        opened = []
+        for row, (index, position) in enumerate(zip(indices, positions, strict=True), start):
+            try:
+                opened.append((row, index, *self._open(index, position, batch, row)))
+                batch["mask"][row] = True
+            except (BadExample, UsageError) as error:
+                self._pass_over(index, error, batch, row)
+        images = [(name, batch[name]) for name, _ in self._images]
+        for row, index, example, move in opened:
+            try:
+                for name, out in images:
+                    self._framing.draw(example[name], move, out[row])
+                for name, kind in self._maps:
+                    _put_classes(name, kind, example[name], move, batch[name], row)
+            except (BadExample, UsageError) as error:
+                self._pass_over(index, error, batch, row)
 
     def shapes(self) -> dict[str, Any]:
         """Return shape and type of each field of one example, see `fields.shapes_of`.
@@ -77,45 +83,46 @@ class Reading:
             names = [name for name, kind in self._fields.items() if isinstance(kind, Image | ClassMap)]
             return shapes_of(self._fields, dict.fromkeys(names, self._framing.size))
         for index in range(len(self._records)):
-            if (sizes := self._attempt(self._sizes, index, index)) is not None:
-                return shapes_of(self._fields, sizes)
+            try:
+                return shapes_of(self._fields, self._sizes(index))
+            except BadExample as error:
+                self._note(index, error)
         first = self._bad.in_order()[0]
         raise UsageError(f"none of the {len(self._records)} examples can be used, such as {first.name}: {first.reason}")
 
-    def _attempt(self, work: Callable[..., Any], index: int, *arguments: Any) -> Any:
-        """Return what `work` does; None where the example is bad."""
-        try:
-            return work(*arguments)
-        except BadExample as error:
-            self._bad.add(index, self._records.name(index), str(error))
-            return None
-        except UsageError as error:
-            raise UsageError(f"{self._records.name(index)}: {error}") from error
-
-    def _open(self, index: int, position: int) -> tuple[Example, Move | None]:
-        example = self._records[index]
-        for name, count in self._labels:
-            check_label(name, example[name], count)
-        if not self._planned:
-            return example, None
-        return example, self._framing.move(image_size(example[self._frame or ""]), position)
-
-    def _put(self, example: Example, move: Move | None, batch: Batch, row: int) -> bool:
-        for name, _ in self._labels:
-            batch[name][row] = example[name]
+    def _open(self, index: int, position: int, batch: Batch, row: int) -> tuple[Example, Move | None]:
+        """Read one example and put in all but its pictures; return it, and how these are to be moved."""
+        example, move = self._records[index], None
+        for name, classes in self._labels:
+            label = example[name]
+            check_label(name, label, classes)
+            batch[name][row] = label
         for name, kind in self._images:
-            image = example[name]
-            _check_image(name, kind, image)
-            if name != self._frame and move is not None and self._framing.size is not None:
-                _check_size(name, image_size(image), move)
-            self._framing.draw(image, move, batch[name][row])
-        for name, kind, put in self._others:
-            put(name, kind, example[name], move, batch[name], row)
-        return True
+            _check_image(name, kind, example[name])
+        if self._moves:
+            move = self._framing.move(image_size(example[self._frame or ""]), position)
+            for name, _ in self._images[1:] if self._framing.size is not None else ():
+                _check_size(name, image_size(example[name]), move)
+        for name, one in self._boxes:
+            _put_boxes(name, one, example[name], move, batch[name], row)
+        for name, value in self._values:
+            _put_value(name, value, example[name], batch[name], row)
+        return example, move
+
+    def _pass_over(self, index: int, error: Exception, batch: Batch, row: int) -> None:
+        """Note an example that cannot be used, and set its row to zero."""
+        self._note(index, error)
+        _clear({name: batch[name] for name in (*self._fields, "mask")}, row)
+
+    def _note(self, index: int, error: Exception) -> None:
+        name = self._records.name(index)
+        if isinstance(error, UsageError):  # this one does not go with the others, or with the configuration
+            raise UsageError(f"{name}: {error}") from error
+        self._bad.add(index, name, str(error))
 
     def _sizes(self, index: int) -> dict[str, Size]:
         """Return height and width of images and class maps of one example as they are stored."""
-        example, _ = self._open(index, index)
+        example = self._records[index]
         found: dict[str, Size] = {}
         for name, kind in self._images:
             _check_image(name, kind, example[name])
@@ -123,7 +130,7 @@ class Reading:
             found[name] = height, width
         if self._frame is not None:
             size = found.get(self._frame) or image_size(example[self._frame])
-            found |= {name: size for name, kind, _ in self._others if isinstance(kind, ClassMap)}
+            found |= {name: size for name, _ in self._maps}
         return found
 
 
@@ -206,7 +213,7 @@ def check_boxes(name: str, kind: Boxes, corners: np.ndarray, labels: np.ndarray,
             raise BadExample(f"{name}: box {at}, {corners[at].tolist()} of label {labels[at]}, {what}")
 
 
-def _put_value(name: str, kind: Value, stored: Any, move: Move | None, out: np.ndarray, row: int) -> None:
+def _put_value(name: str, kind: Value, stored: Any, out: np.ndarray, row: int) -> None:
     value = np.asarray(stored)
     if value.shape != kind.shape:
         raise BadExample(f"{name} has shape {value.shape}, expected {kind.shape}")
@@ -214,9 +221,6 @@ def _put_value(name: str, kind: Value, stored: Any, move: Move | None, out: np.n
         out[row] = cast(value, kind.dtype)
     except ValueError as error:
         raise BadExample(f"{name} {error}") from error
-
-
-_PUT: dict[type, Callable[..., None]] = {ClassMap: _put_classes, Boxes: _put_boxes, Value: _put_value}
 
 
 def _clear(batch: Any, row: int) -> None:
