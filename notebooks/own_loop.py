@@ -27,7 +27,6 @@ import jaxcnn
 from jaxcnn.data import DataConfig, eval_batch, eval_batches, load, training_batch, training_batches
 from jaxcnn.train import create_state, evaluate, make_eval_step, make_train_step
 
-
 # %% [markdown]
 # ## All parts of the package's
 #

@@ -13,12 +13,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxcnn.runs.session import Session
 
 import jaxcnn
 from jaxcnn import backend
 from jaxcnn.errors import RunError
 from jaxcnn.models import MODELS, create
-from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optim import OptimConfig, make_optimizer

@@ -343,9 +343,8 @@ def write_experiment(experiment):
     ids=["resident", "streaming", "in memory"],
 )
 def test_samples_are_the_batch_that_training_gets(folder, data):
-    from jaxcnn.runs.session import Session
-
     from jaxcnn.runs.samples import training_samples
+    from jaxcnn.runs.session import Session
 
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1)).astype(np.uint8)
     arrays = {"train_images": images, "val_images": images[:4]}

@@ -144,9 +144,9 @@ class Record:
         self._started -= position.wall_seconds
         before = self.folder.rows if self.folder is not None else []
         self.trainer.rows = [row for row in before if row["step"] <= position.step]
-        for callback in self._callbacks:
-            for row in self.trainer.rows if hasattr(callback, "replay") else ():
-                callback.replay(row["step"], {name: row[name] for name in row if name != "step"})
+        for replay in [callback.replay for callback in self._callbacks if hasattr(callback, "replay")]:
+            for row in self.trainer.rows:
+                replay(row["step"], {name: row[name] for name in row if name != "step"})
 
     def _write_identity(self) -> list[str]:
         """Write what the run is made of, where that has not been done yet, and return what to report."""

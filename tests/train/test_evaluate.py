@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcnn.data import Split
+from jaxcnn.data import Split, eval_batches
 from jaxcnn.data.bad import Bad
-from jaxcnn.data import eval_batches
 from jaxcnn.errors import RunError
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Classification

@@ -12,6 +12,7 @@ from programs import memory
 from toys import assert_close
 
 from jaxcnn import create
+from jaxcnn.keys import init_key
 from jaxcnn.layers import BatchNorm, Blocks, Conv, Dense, Dropout, StochasticDepth, global_avg_pool
 from jaxcnn.models import (
     alexnet,
@@ -40,7 +41,6 @@ from jaxcnn.models.base import Model
 from jaxcnn.models.remat import blocks_of
 from jaxcnn.tasks import Classification
 from jaxcnn.train.parallel import Parallel
-from jaxcnn.keys import init_key
 from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_train_step
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import Toy, assert_same_bits, host, images, start, state_like
 
-from jaxcnn.models import create
 from jaxcnn.keys import init_key
+from jaxcnn.models import create
 from jaxcnn.train.state import create_state, params_sha256
 
 ADAM = optax.adam(1e-3)
