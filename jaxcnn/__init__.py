@@ -11,11 +11,11 @@
 
     step = jaxcnn.jit(jaxcnn.train.make_train_step(model, tx, task))    # the parts alone
 
-An experiment is made of `ModelConfig`, `DataConfig`, a task (`Classification`), an optimiser (`Adam`, `Momentum`, ...), a
-schedule (`CosineDecay`, ...), `TrainConfig`, `EvalConfig` and `CheckpointConfig`; transforms (`Flip`, ...) belong to the
-data. `jaxcnn train --help` explains every field. Own parts derive from `Task`, `Transform`, `Geometric`, `Optimizer` or
-`Schedule`, or are plain functions; `Part` names one. The rooms `data`, `layers`, `models`, `report`, `runs`, `tasks`,
-`train` and `weights` have what is below.
+An experiment is made of `ModelConfig`, `DataConfig`, a task (`Classification`), an optimiser (`Adam`, `Momentum`,
+...), a schedule (`CosineDecay`, ...), `TrainConfig`, `EvalConfig` and `CheckpointConfig`; transforms (`Flip`, ...)
+belong to the data. `jaxcnn train --help` explains every field. Own parts derive from `Task`, `Transform`,
+`Geometric`, `Optimizer` or `Schedule`, or are plain functions; `Part` names one. The rooms `data`, `layers`,
+`models`, `report`, `runs`, `tasks`, `train` and `weights` have what is below.
 """
 
 from typing import TYPE_CHECKING, Any
