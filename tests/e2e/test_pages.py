@@ -1,13 +1,12 @@
 """The README and the guides, followed as a reader would: their files, commands and code, in real processes.
 
-A block of Python after "Save this as `NAME`" is that file. Commands are run in their order; the Python that is left is run
-after them, as one program.
+A block of Python after "Save this as `NAME`" is that file. Commands are run in their order; the Python that is left is
+run after them, as one program.
 """
 
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
