@@ -12,10 +12,9 @@ from jaxcnn import models
 from jaxcnn.data import DataConfig, Fields
 from jaxcnn.errors import UsageError
 from jaxcnn.models.config import ModelConfig
-from jaxcnn.parts import Finder, call, is_reference
+from jaxcnn.parts import Finder, Part, call, is_reference, made
 from jaxcnn.tasks import Task
 from jaxcnn.train.parallel import gathered, together
-from jaxcnn.typed import Part
 
 if TYPE_CHECKING:
     from jaxcnn.weights import Variables
@@ -27,14 +26,12 @@ def find_task(task: Any, finder: Finder) -> Task:
     Raises:
       UsageError: there is no such part, or it is none.
     """
-    if isinstance(task, Part):
-        found = finder.find(task.name)
-        if isinstance(found, Task) and task.options:
-            raise UsageError(f"{task.name} is made already and takes no options, such as {min(task.options)!r}")
-        task = found if isinstance(found, Task) else call(f"task {task.name}", found, task.options)
-    if not isinstance(task, Task):
-        raise UsageError(f"task is a {type(task).__name__}: expected a jaxcnn.Task")
-    return task
+    found = made(task, finder)
+    if not isinstance(found, Task) and isinstance(task, Part):
+        found = call(task.name, found, {})
+    if not isinstance(found, Task):
+        raise UsageError(f"task is a {type(found).__name__}: expected a jaxcnn.Task")
+    return found
 
 
 def find_model(config: ModelConfig, outputs: int | None, finder: Finder) -> nn.Module:

@@ -16,16 +16,14 @@ from flax import linen as nn
 
 from jaxcnn.data import DataConfig, Dataset, Description, Examples, eval_batch, eval_batches, load
 from jaxcnn.data.order import batches_per_epoch
-from jaxcnn.data.sources import ready
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.keys import init_key
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, made
 from jaxcnn.runs.build import Weights, find_model, find_task, load_together
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Task
 from jaxcnn.tasks.check import check_fields, check_init, check_model
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
-from jaxcnn.train.callbacks import find_callback
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.evaluate import Scores, evaluate
 from jaxcnn.train.inputs import Inputs, InputStream, batch_like
@@ -102,7 +100,7 @@ class Trainer:
         self.model, self.task, self.data = model, task, data
         self.train, self.eval, self.checkpoint = train, eval or EvalConfig(), checkpoint or CheckpointConfig()
         self.seed, self.key = seed, jax.random.key(seed)
-        self.callbacks = [find_callback(each, finder or Finder()) for each in (*train.callbacks, *callbacks)]
+        self.callbacks = [made(each, finder or Finder()) for each in (*train.callbacks, *callbacks)]
         self.state: TrainState | None = None
         self.rows: list[dict[str, Any]] = []
         self.parallel = Parallel(train.batch_size, train.parallel, devices or train.devices)
@@ -154,7 +152,7 @@ class Trainer:
             if weights is not None and weights.variables is None:
                 weights(data.shapes, data.fields)
         elif isinstance(data, Description):
-            augment = tuple(ready(transform, finder) for transform in config.augment)
+            augment = tuple(made(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
         model = find_model(experiment.model, task.outputs(data.fields), finder)
         optim, schedule = find_optimizer(experiment.optim, finder), find_schedule(experiment.schedule, finder)
