@@ -1,6 +1,7 @@
 """From what an experiment names to objects: network, task, data, weights to start from."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -62,6 +63,7 @@ class Weights:
     def __init__(self, config: ModelConfig, task: Task, finder: Finder, key: jax.Array) -> None:
         """Note the file; a head for other classes than its own is initialised by `key`."""
         self.config, self.task, self.finder, self.key = config, task, finder, key
+        self.drawn: Callable[[jax.Array], Variables]
         self.variables: Variables | None = None
 
     def __call__(self, shapes: Mapping[str, Any], fields: Fields) -> data_sets.Norms | None:
@@ -73,7 +75,8 @@ class Weights:
         image = shapes["image"]
         model = find_model(self.config, self.task.outputs(fields), self.finder)
         images = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
-        self.variables = pretrained(self.config, model, images, self.key)
+        self.drawn = partial(pretrained, self.config, model, images)
+        self.variables = self.drawn(self.key)
         prepared, name = self.variables.preprocessing, f"model.weights {self.config.weights}"
         if prepared is None:
             return None

@@ -109,6 +109,7 @@ class Trainer:
         self.timetable = timetable(train, self.eval, self.checkpoint, data)
         check_fields(task, data.fields)
         self.start = variables
+        self._weights: Weights | None = None
         check_model(task, model, self.variables_like, self.batch_like, data.fields)
         self._rate = learning_rate and jax.jit(
             lambda opt_state, step: current_learning_rate(learning_rate, opt_state, step - 1)
@@ -158,7 +159,7 @@ class Trainer:
         optim, schedule = find_optimizer(experiment.optim, finder), find_schedule(experiment.schedule, finder)
         whole: dict[str, Any] = {"train": train, "eval": experiment.eval, "checkpoint": experiment.checkpoint}
         steps, like = timetable(**whole, data=data).total_steps, initial_shapes(model, task, data)["params"]
-        return cls(
+        found = cls(
             model,
             make_optimizer(optim, schedule, steps, like, train.frozen),
             task,
@@ -170,6 +171,8 @@ class Trainer:
             finder=finder,
             stop=stop,
         )
+        found._weights = weights
+        return found
 
     def make_step(self, axis_name: str | None = None) -> Callable:
         """Return the training step, not compiled; with `axis_name` that of one device."""
@@ -244,6 +247,8 @@ class Trainer:
         """
         other: Trainer = object.__new__(Trainer)
         own: dict[str, Any] = {"seed": seed, "key": jax.random.key(seed), "rows": [], "state": None}
+        if self._weights is not None and seed != self.seed:  # a head of its own
+            own["start"] = self._weights.drawn(init_key(own["key"]))
         if device is None:
             shared = ("train_step", "_eval_step", "_create_state", "_norms", "variables_like")
             own |= {name: getattr(self, name) for name in shared}
