@@ -19,7 +19,6 @@ from jaxcnn.runs import Trainer
 from jaxcnn.runs.averaging import score_views
 
 
-
 class Small(nn.Module):
     """Takes images of any size."""
 
