@@ -29,7 +29,7 @@ class Tiny(nn.Module):
         x = nn.Dense(4, kernel_init=nn.initializers.normal(0.1))(x.reshape(len(x), -1))
         return nn.Dense(self.num_classes)(nn.relu(x))
 ''',
-    "numbers_of_mine.py": '''
+    "numbers_of_mine.py": """
 import numpy as np
 
 def arrays():
@@ -37,8 +37,8 @@ def arrays():
     label = rng.integers(0, 3, 24)
     image = rng.integers(0, 256, (24, 4, 4, 1)).astype(np.uint8)
     return {"train": {"image": image, "label": label}, "test": {"image": image, "label": label}}
-''',
-    "mine.py": '''
+""",
+    "mine.py": """
 from dataclasses import dataclass
 from jaxcnn import Classification
 import jax.numpy as jnp
@@ -49,8 +49,8 @@ def darker(key, batch, fields):
 
 def watch(step, metrics, state):
     return {"twice": 2 * step}
-''',
-    "tasks_of_mine.py": '''
+""",
+    "tasks_of_mine.py": """
 from dataclasses import dataclass
 from jaxcnn import Classification
 
@@ -64,7 +64,7 @@ class Scored(Classification):
 
     def metrics(self, sums):
         return {**super().metrics(sums), "share": float(sums["count"]) / 7}
-''',
+""",
 }
 
 
