@@ -117,7 +117,7 @@ class Record:
         newest = 0
         if folder is not None:
             with together():
-                check_data(folder, trainer)
+                check_data(folder, trainer, self._key)
                 if self._first:
                     folder.checkpoints.recover()
             newest = max(folder.checkpoints.steps(), default=0)
@@ -162,7 +162,7 @@ class Record:
         """Write what the run is made of, where that has not been done yet, and return what to report."""
         assert self.folder is not None
         self._identify()
-        self.folder.write_once("data", {**self.trainer.data.describe().to_json(), **checksums(self.trainer)})
+        self.folder.write_once("data", {**self.trainer.data.describe().to_json(), **checksums(self.trainer, self._key)})
         here = environment() | self._sitting
         if not self.folder.has("environment"):
             self.folder.write("environment", here)
@@ -371,7 +371,7 @@ class Record:
             self._shown.doing(what)
 
 
-def check_data(folder: RunFolder, trainer: Any) -> None:
+def check_data(folder: RunFolder, trainer: Any, key: jax.Array) -> None:
     """Compare the trainer's data, and the weights it starts from, with those that the run began with, if it did.
 
     Raises:
@@ -380,7 +380,7 @@ def check_data(folder: RunFolder, trainer: Any) -> None:
     if not folder.has("data"):
         return
     values = folder.read("data")
-    if trainer.weights_sha256 not in (None, values.get("weights_sha256")):
+    if trainer.weights_sha256(key) not in (None, values.get("weights_sha256")):
         raise UsageError(f"{folder.path}: model.weights does not hold the weights it began with")
     saved = values.get("sha256")
     if saved is None:
@@ -391,10 +391,10 @@ def check_data(folder: RunFolder, trainer: Any) -> None:
             raise UsageError(f"{folder.path}: the {name} examples are not those it began with")
 
 
-def checksums(trainer: Any) -> dict[str, Any]:
+def checksums(trainer: Any, key: jax.Array) -> dict[str, Any]:
     """Return what tells a trainer's data and weights from others."""
     found = {name: split.fingerprint() for name, split in trainer.data.splits().items()}
-    return {"sha256": found, "weights_sha256": trainer.weights_sha256}
+    return {"sha256": found, "weights_sha256": trainer.weights_sha256(key)}
 
 
 def _bad_examples(data: Any) -> dict[str, list[tuple[int, str, str]]]:
