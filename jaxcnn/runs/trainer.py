@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from jaxcnn.data import DataConfig, Dataset, Description, Examples, eval_batch, eval_batches, load
 from jaxcnn.data.order import batches_per_epoch
-from jaxcnn.data.sources import ready
+from jaxcnn.data.sources import ready_transform
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.keys import init_key
 from jaxcnn.parts import Finder
@@ -152,7 +152,7 @@ class Trainer:
             if weights is not None and weights.variables is None:
                 weights(data.shapes, data.fields)
         elif isinstance(data, Description):
-            augment = tuple(ready(transform, finder) for transform in config.augment)
+            augment = tuple(ready_transform(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
         model = find_model(experiment.model, task.outputs(data.fields), finder)
         optim, schedule = find_optimizer(experiment.optim, finder), find_schedule(experiment.schedule, finder)
