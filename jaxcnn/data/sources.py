@@ -18,8 +18,7 @@ from jaxcnn.data.stores.arrays import array_store
 from jaxcnn.data.stores.objects import open_object
 from jaxcnn.data.stores.records import Store
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, call, check_call
-from jaxcnn.typed import Part
+from jaxcnn.parts import Finder, Part, call
 
 Poll = Callable[[], None]
 Like = Mapping[str, type[Field]]
@@ -56,39 +55,6 @@ def open_store(
         if inspect.isroutine(source) or inspect.isclass(source) or config.options:
             source = call(config.source.name, source, config.options)
     return open_object(config.source if source is None else source, like, poll)
-
-
-def ready_transform(part: Any, finder: Finder) -> Any:
-    """Return what `data.augment` holds, or a part that it names.
-
-    Raises:
-        UsageError: there is no such part, or it takes no (key, batch, fields).
-    """
-    return _ready(part, finder, "__call__", "key", "batch", "fields")
-
-
-def ready_crop(part: Any, finder: Finder) -> Any:
-    """Return what `data.train_crop` is, or the part that it names.
-
-    Raises:
-        UsageError: there is no such part, or its `box` takes no (generator, height, width, size).
-    """
-    return part and _ready(part, finder, "box", "generator", "height", "width", "size")
-
-
-def _ready(part: Any, finder: Finder, method: str, *arguments: str) -> Any:
-    """Return a part: a class with its options, a function as it is."""
-    name, found = type(part).__name__, part
-    if isinstance(part, Part):
-        name, found = part.name, finder.find(part.name)
-        if inspect.isclass(found):
-            found = call(name, found, part.options)
-        elif part.options:
-            found = partial(found, **part.options)
-    if not hasattr(found, method):
-        raise UsageError(f"{name} is a {type(found).__name__}, which has no {method}({', '.join(arguments)})")
-    check_call(name, found if method == "__call__" else getattr(found, method), *arguments)
-    return found
 
 
 def _open_tfds(config: DataConfig, poll: Poll) -> Store:

@@ -75,15 +75,15 @@ def input_errors(model: nn.Module, images: Any, *args, variables: Any = None, **
 
 
 @contextlib.contextmanager
-def own_errors(model: nn.Module, images: Any) -> Iterator[None]:
-    """Turn whatever a user's own module raises for images into one line that says where."""
+def own_errors(model: nn.Module, *args: Any) -> Iterator[None]:
+    """Turn whatever a user's own module raises for such arguments into one line that says where."""
     try:
         yield
     except Exception as error:
         if isinstance(error, UsageError) or type(model).__module__.startswith("jaxcnn."):
             raise
-        called = f"{type(model).__name__} cannot be called on {images.dtype}{list(images.shape)}"
-        raise UsageError(f"{called}: {told(error)}") from error
+        shapes = ", ".join(f"{leaf.dtype}{[*leaf.shape]}" for leaf in jax.tree.leaves(args))
+        raise UsageError(f"{type(model).__name__} cannot be called on {shapes}: {told(error)}") from error
 
 
 def _smallest_side(model: nn.Module, channels: int, *args, **kwargs) -> int | None:

@@ -18,6 +18,18 @@ from jaxcnn.tasks.base import Task, Tree, kept_dtype
 _ROWS, _OTHER_ROWS = 7, 11
 
 
+def check_kinds(model: Any, tx: Any, task: Any) -> None:
+    """Raise UsageError where one of these is something else, such as a class in place of what is made of it."""
+    expected = {
+        "model is": (model, isinstance(model, nn.Module), "a Linen module that is made, such as Net(width=16)"),
+        "tx is": (tx, hasattr(tx, "update") or callable(tx), "an Optax transformation, such as optax.adam(1e-3)"),
+        "task is": (task, isinstance(task, Task), "a jaxcnn.Task that is made, such as Classification()"),
+    }
+    for name, (part, fits, words) in expected.items():
+        if not fits:
+            raise UsageError(f"{name} {part!r:.80}: expected {words}")
+
+
 def check_fields(task: Task, fields: Fields) -> None:
     """Raise UsageError where the data lack a field that the task needs, or have it of another kind."""
     found = {name: type(field).__name__ for name, field in fields.items()}
@@ -25,6 +37,16 @@ def check_fields(task: Task, fields: Fields) -> None:
     for name, kind in task.example.items():
         if found.get(name) != kind.__name__:
             raise UsageError(f"{_name(task)} needs {name} ({kind.__name__}) in each example: these data have {shown}")
+
+
+def check_init(task: Task, model: nn.Module, batch: Tree) -> Tree:
+    """Return the shapes of a model's variables, from those of a batch.
+
+    Raises:
+      UsageError: it cannot be initialised with such a batch.
+    """
+    what = f"{type(model).__name__} cannot be initialised with {_shapes(batch)}"
+    return _shape_of(what, lambda key: task.init(model, key, batch), jax.random.key(0))
 
 
 def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callable[[int], Tree], fields: Fields) -> None:
