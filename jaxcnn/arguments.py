@@ -75,7 +75,7 @@ def parse(
         if name in found:
             given[option.tree][name] = _value(option.hint, found[name], said)
         elif option.default is MISSING:
-            raise UsageError(f"{said} is missing: {more}")
+            raise UsageError(f"{said} is missing: expected {expected(option.hint)}, {more}")
     for name, option in options.items():
         values = given[option.tree]
         if isinstance(values.get(name), str) and (chosen := variants(option.hint).get(values[name])):
@@ -103,14 +103,10 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     Raises:
       UsageError: nothing follows.
     """
-    found = None
-    for number, word in enumerate(map(_hyphens, arguments)):
-        name, equals, value = word.partition("=")
-        if name == flag:
-            found = value if equals else next((w for w in arguments[number + 1 : number + 2] if w[:2] != "--"), "")
-            if not found:
-                raise UsageError(f"{flag} needs a value")
-    return found
+    found = [values for name, _, values in _grouped(arguments) if name == flag]
+    if not all(map(any, found)):
+        raise UsageError(f"{flag} needs a value")
+    return found[-1][0] if found else None
 
 
 def flag_of(name: str) -> str:
@@ -123,10 +119,19 @@ def _negated(flag: str) -> str:
     return f"--{head}{dot}no-{last}"
 
 
-def _hyphens(word: str) -> str:
-    """Return an option with hyphens in its name, and any other word as it is."""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+def _grouped(words: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Return each option, with hyphens in its name and as it was written, and the words up to the next one.
+
+    What comes before the first option is that of "".
+    """
+    found: list[tuple[str, str, list[str]]] = [("", "", [])]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            found.append((name.replace("_", "-"), name + equals, [value] * bool(equals)))
+        else:
+            found[-1][2].append(word)
+    return found
 
 
 def _options(
@@ -162,27 +167,23 @@ def _take(words: Sequence[str], options: Mapping[str, _Option]) -> tuple[dict[st
     off = {_negated(flag): flag for flag in switches}
     found: dict[str, list[str]] = {}
     left: list[str] = []
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        flag, equals, value = _hyphens(word).partition("=")
-        if not word.startswith("--"):
-            left.append(word)
-        elif flag in switches or flag in off:
+    for flag, written, values in _grouped(words):
+        many = 0
+        if flag in switches or flag in off:
             on = off.get(flag, flag)
-            if equals:
+            if written.endswith("="):
                 raise UsageError(f"{flag} takes no value: write {on} or {_negated(on)}")
             found[flags[on]] = [str(flag == on)]
-        elif flag not in flags:
+        elif flag in flags:
+            option = options[flags[flag]]
+            many = len(values) if option.is_many else 1
+            before = found.get(flags[flag], []) if takes(option.hint, dict) and values else []
+            found[flags[flag]] = before + values[:many]
+        elif flag:
             guess = nearest(flag, sorted([*flags, *off]))
             more = f"did you mean {guess}?" if guess else "see --help for all"
-            raise UsageError(f"unknown option {word.partition('=')[0]}: {more}")
-        else:
-            option, taken = options[flags[flag]], [value] * bool(equals)
-            while queue and not queue[0].startswith("--") and (option.is_many or not taken):
-                taken.append(queue.pop(0))
-            pairs = takes(option.hint, dict)
-            found[flags[flag]] = found.get(flags[flag], []) + taken if pairs and taken else taken
+            raise UsageError(f"unknown option {written.removesuffix('=')}: {more}")
+        left += values[many:]
     return found, left
 
 

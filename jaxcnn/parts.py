@@ -61,6 +61,8 @@ class Finder:
     """In this order; the working folder comes after them."""
     installed: bool = True
     """Whether installed packages are looked through, too, and files outside of these folders taken by their path."""
+    before: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where files were when they were read before, by name; told where one is no longer found."""
 
     def find(self, reference: str) -> Any:
         """Return what a reference names.
@@ -115,12 +117,12 @@ class Finder:
         more = "; --code FOLDER names another that may be imported from" * (not self.installed)
         if outside is not None:
             raise UsageError(f"{where} is {outside}, which is not {looked}{more}")
-        near = [name + ".py" * is_file for folder in places for name in _beside(folder)]
+        was = [f"; it was {self.before[str(name)]}" for name in wanted if str(name) in self.before]
+        near = [name for folder in places for name in (_files_in(folder, wanted[0]) if is_file else _beside(folder))]
+        also = " and installed" * (self.installed and not is_file)
         kind = "file" if is_file else "module"
         there_is_none = unknown(kind, where, near) if near else f"there is no {kind} {where}"
-        raise UsageError(
-            f"{there_is_none} (looked {looked}{' and installed' if self.installed and not is_file else ''}{more})"
-        )
+        raise UsageError(f"{there_is_none} (looked {looked}{also}{more}{''.join(was)})")
 
 
 def load_file(path: Path) -> ModuleType:
@@ -237,6 +239,12 @@ def _beside(folder: Path) -> set[str]:
     return packages | {path.stem for path in folder.glob("*.py")}
 
 
+def _files_in(folder: Path, wanted: Path) -> list[str]:
+    """Return the Python files of a folder, and those that lie where one is looked for, by their paths from there."""
+    parts = (Path(), wanted.parent)
+    return [str(part / path.name) for part in parts for path in (folder / part).glob("*.py") if path.is_file()]
+
+
 def _files_of(module: ModuleType) -> set[Path]:
     """Return the files of a module, with those beside it, or of its package, that it was made of."""
     if "__files__" in module.__dict__:
@@ -265,13 +273,29 @@ def _imported(what: str, run: Callable[[], ModuleType]) -> ModuleType:
 
 
 def told(error: BaseException) -> str:
-    """Return an exception in one line, with the file and line in the user's own code, if it comes from there."""
-    file, line = place_of(error)
-    return _line(error) + (f" ({Path(file).name}, line {line})" if line else "")
+    """Return an exception in one line, with the user's own line that it comes from, if there is one."""
+    file, line = _place(error)
+    return _line(error) + f" ({Path(file).name}, line {line})" * bool(line)
 
 
-def place_of(error: BaseException) -> tuple[str, int | None]:
-    """Return the file and line of the user's own code that an exception comes from; None: it comes from no such."""
+def is_of_part(error: BaseException) -> bool:
+    """Return whether an exception comes out of a user's part."""
+    files = {str(path) for _, read in _loaded.values() for path in read}
+    return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
+
+
+def check_call(name: str, function: Any, *arguments: str) -> None:
+    """Raise UsageError where a user's function cannot be called with so many arguments; they are told by name."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:  # it does not say what it takes
+        return
+    except TypeError as error:
+        raise UsageError(f"{name} cannot be called with ({', '.join(arguments)}): {error}") from error
+
+
+def _place(error: BaseException) -> tuple[str, int | None]:
+    """Return the file and line, in code that is the user's if there is any, that an exception comes from."""
     if isinstance(error, SyntaxError):
         return error.filename or "", error.lineno
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
@@ -282,7 +306,7 @@ def place_of(error: BaseException) -> tuple[str, int | None]:
 def _line(error: BaseException) -> str:
     """Return an exception's type and the first line of what it says."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text.strip()}".split("\n")[0].removesuffix(": ")[:300]
+    return f"{type(error).__name__}: {text.strip()}".split("\n")[0].removesuffix(": ")[:250]
 
 
 def arguments_of(name: str, factory: Any) -> Mapping[str, inspect.Parameter]:

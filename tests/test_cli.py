@@ -80,7 +80,7 @@ def asked(monkeypatch):
         ("train README.md", "README.md is not a Python file"),
         ("train --resume", "--resume needs a value"),
         ("train --resume /nowhere", "no run in /nowhere"),
-        ("evaluate", "RUN is missing: see jaxcnn evaluate --help"),
+        ("evaluate", "RUN is missing: expected a path, see jaxcnn evaluate --help"),
         ("evaluate /nowhere", "no run in /nowhere: it has no experiment.json"),
         ("evaluate a b", "unexpected argument 'b': see jaxcnn evaluate --help"),
         ("evaluate --chekpoint best", "unknown option --chekpoint: did you mean --checkpoint?"),
@@ -90,7 +90,7 @@ def asked(monkeypatch):
         ("models --foo", "unknown option --foo"),
         ("models --family resnt", "unknown family 'resnt': did you mean 'resnet'?"),
         ("models --json=yes", "--json takes no value: write --json or --no-json"),
-        ("summary", "NAME is missing: see jaxcnn summary --help"),
+        ("summary", "NAME is missing: expected text, see jaxcnn summary --help"),
         ("summary resnt50", "unknown model 'resnt50': did you mean 'resnet50'?"),
         ("summary resnet50 --input 0", "--input is [0]: expected a list of whole numbers, 1 or more"),
         ("summary resnet50 --input x", "--input is ['x']: expected a list of whole numbers, 1 or more"),
@@ -176,7 +176,7 @@ def test_commands_that_cannot_be(refused, words, message):
             "--optim.options takes pairs KEY VALUE: found learning_rate",
         ),
         ("--optim.decay bias", "optim.decay pattern 'bias' matches no parameter; nearest: 'fc2/bias'"),
-        ("--schedule step", "--schedule.boundaries is missing: see jaxcnn train --help"),
+        ("--schedule step", "--schedule.boundaries is missing: expected a list of whole numbers"),
         (
             "--schedule step --schedule.boundaries",
             "schedule.boundaries is (): expected increasing steps after the warm-",
@@ -360,7 +360,7 @@ def test_help_explains_every_field_and_shows_the_files_values(capsys, monkeypatc
     out, line = helped(capsys, "train", DIGITS)
     assert max(map(len, out.splitlines())) <= 80
     experiment = load_experiment(DIGITS)
-    for tree in (experiment, cli._RunOptions()):
+    for tree in (experiment, cli.Train()):
         for name, hint in (
             leaves(tree) | {name: kind for name, kind in hints(type(tree)).items() if variants(kind)}
         ).items():

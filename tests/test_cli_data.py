@@ -217,7 +217,7 @@ def test_a_damaged_cache_is_told(folder, capsys, refused):
     [
         ("inpsect", "unknown data command 'inpsect': did you mean 'inspect'?"),
         ("--foo", "unknown data command '--foo': valid choices are convert, inspect, prepare, show"),
-        ("inspect", "NAME is missing: see jaxcnn data inspect --help"),
+        ("inspect", "NAME is missing: expected text, see jaxcnn data inspect --help"),
         ("inspect ./none", "./none: no such file or folder"),
         ("inspect none.tar", "none.tar: no such file or folder"),
         (
@@ -241,7 +241,7 @@ def test_a_damaged_cache_is_told(folder, capsys, refused):
         ("prepare images --output empty", "empty exists: remove it, or name another folder"),
         ("prepare images --output /proc/x", "/proc/x cannot be written: "),
         ("prepare images --output text/x", "text/x cannot be written: "),
-        ("convert", "NAME is missing: see jaxcnn data convert --help"),
+        ("convert", "NAME is missing: expected text, see jaxcnn data convert --help"),
         ("convert mnits", "unknown TFDS data set 'mnits': did you mean 'mnist'?"),
         (
             "convert mnist --data-dir empty",

@@ -25,7 +25,7 @@ from jaxcnn.data.sources import Like, Poll, open_store
 from jaxcnn.data.stores.records import Store, Subset
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.parts import Finder, made
+from jaxcnn.parts import Finder, check_call, made
 from jaxcnn.preprocessing import Preprocessing
 
 # Bad examples of a split that are named where all are counted.
@@ -206,6 +206,8 @@ def _specs(config: DataConfig) -> dict[str, str]:
 
 def take(config: DataConfig, store: Store, crop: AnyCrop | None, streamed: bool, poll: Poll) -> dict[str, Examples]:
     """Return the splits that `config` names."""
+    if crop is not None:
+        check_call("data.train_crop.box", getattr(crop, "box", None), "generator", "height", "width", "size")
     if frame_of(store.fields) is None and (config.image_size or crop):
         raise UsageError(f"data.image_size and data.train_crop are of images: there are {', '.join(store.fields)}")
     if streamed:

@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, get_opaque_trace_state,
 
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, LocallyConnected, initialisers
 from jaxcnn.models.fields import LAST_MAPS, Field, Shape, follow, mark, marked
-from jaxcnn.models.inputs import input_errors, takes_train
+from jaxcnn.models.inputs import input_errors, own_errors, takes_train
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,8 @@ def _shapes(model: nn.Module, input_shape: Shape, interceptor: Callable) -> Clos
         rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         return nn.Module.init_with_output(model, rngs, images, **evaluation)[0]
 
-    with input_errors(model, image, **evaluation), initialisers.recording(), nn.intercept_methods(interceptor):
+    errors = own_errors(model, image), input_errors(model, image, **evaluation)
+    with errors[0], errors[1], initialisers.recording(), nn.intercept_methods(interceptor):
         return jax.make_jaxpr(call)(image)
 
 

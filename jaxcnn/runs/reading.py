@@ -49,7 +49,10 @@ def load_run(folder: str | Path, *, code: Sequence[Path] = ()) -> "Run":
         if near:
             raise unknown("run folder", str(folder), near)
         raise UsageError(f"no run in {folder}: it has no experiment.json")
-    return Run(folder, Finder(tuple(map(Path, code)), installed=False))
+    found = RunFolder(folder)
+    files = found.read("program").get("files", {}) if found.has("program") else {}
+    before = {name: file["path"] for name, file in files.items()}
+    return Run(folder, Finder(tuple(map(Path, code)), installed=False, before=before))
 
 
 class Run:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from jaxcnn.errors import UsageError
+from jaxcnn.parts import check_call
 from jaxcnn.typed import Config, CountOrZero, NotNegative, Open
 
 if TYPE_CHECKING:
@@ -96,4 +97,6 @@ def of_run(callback: Any) -> Function:
     found = callback.start() if hasattr(callback, "start") else callback
     if not callable(found):
         raise UsageError(f"callback {found!r} cannot be called: expected a function of (step, metrics, state)")
+    name = getattr(found, "__name__", type(found).__name__)
+    check_call(f"callback {name}", found, "step", "metrics", "state")
     return found

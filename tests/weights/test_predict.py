@@ -85,8 +85,8 @@ def test_more_classes_than_there_are(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("a.png", "which weights? expected --weights FILE"),
-        ("--weights named.safetensors", "which images?"),
+        ("a.png", "--weights is missing: expected a path, see jaxcnn predict --help"),
+        ("--weights named.safetensors", "IMAGES is missing: expected a list of paths, see jaxcnn predict --help"),
         ("--weights named.safetensors --top 0 a.png", "--top is 0"),
         ("--weights named.safetensors none.png", "there is no image none.png"),
         ("--weights named.safetensors a.png named.safetensors", "named.safetensors is not an image"),
