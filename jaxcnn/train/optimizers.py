@@ -237,7 +237,7 @@ class DeltaBarDelta(Optimizer, at="optim"):
 
 
 AnyOptimizer = Annotated[
-    SGD | Momentum | Adagrad | RMSProp | Adam | AdamW | LARS | LAMB | Muon | DeltaBarDelta,
+    SGD | Momentum | Adagrad | RMSProp | Adam | AdamW | LARS | LAMB | Muon | DeltaBarDelta | Any,
     Open("an optimiser", "rule"),
 ]
 """One of ours; or by name an `optax.GradientTransformation`, or a function that returns one: it is given its options
