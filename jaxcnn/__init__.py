@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jaxcnn.models import create
     from jaxcnn.models.config import ModelConfig
     from jaxcnn.models.features import features
+    from jaxcnn.parts import Part
     from jaxcnn.runs import Run, Trainer, load_run, resume, run, run_seeds
     from jaxcnn.tasks import Classification, Task
     from jaxcnn.train.callbacks import EarlyStopping, Stop
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
         Schedule,
         StepDecay,
     )
-    from jaxcnn.typed import Part
 
 __version__ = "0.1.0"
 
@@ -87,7 +87,7 @@ _HOMES = {
         *("Constant", "CosineDecay", "ExponentialDecay", "InverseTimeDecay", "OneCycle", "Plateau"),
         *("PolynomialDecay", "Schedule", "StepDecay"),
     ),
-    "typed": ("Part",),
+    "parts": ("Part",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -14,7 +14,8 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -32,6 +33,16 @@ _KEPT = sys.stdlib_module_names | {"jaxcnn"}
 _LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parent))
 # Modules by folder and name, with the SHA-256 of the files they were made of: an edited one is read again.
 _loaded: dict[tuple[Path, str], tuple[ModuleType, dict[Path, str]]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A user's own part by its name, `file.py:name` or `package.module:name`, and what it is made with."""
+
+    name: str
+    """See the module."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments: JSON values."""
 
 
 def is_reference(name: str) -> bool:
@@ -277,17 +288,32 @@ def arguments_of(name: str, factory: Any) -> Mapping[str, inspect.Parameter]:
         raise UsageError(f"{name} is {factory!r:.80}: expected a class or a function") from error
 
 
+def made(part: Any, finder: Finder) -> Any:
+    """Return a value as it is; of a `Part` what it names: a class with its options, a function with them bound.
+
+    Raises:
+      UsageError: there is no such part, or it does not take the options.
+    """
+    if not isinstance(part, Part):
+        return part
+    found = finder.find(part.name)
+    if isinstance(found, type):
+        return call(part.name, found, part.options)
+    if not part.options:
+        return found
+    if not callable(found):
+        raise UsageError(f"{part.name} is made already: it takes no options, such as {min(part.options)!r}")
+    _check_options(part.name, found, part.options)
+    return partial(found, **part.options)
+
+
 def call(name: str, factory: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
     """Return what a user's class or function makes of its options, and of what is offered that it has arguments for.
 
     Raises:
       UsageError: it has no such option (with the nearest), needs one that is not given, or refuses them.
     """
-    takes = arguments_of(name, factory)
-    any_name = any(one.kind is one.VAR_KEYWORD for one in takes.values())
-    for option in options:
-        if option not in takes and not any_name:
-            raise unknown(f"option of {name}", option, takes)
+    takes = _check_options(name, factory, options)
     given = {key: value for key, value in (offered or {}).items() if key in takes} | dict(options)
     try:
         return factory(**given)
@@ -297,3 +323,16 @@ def call(name: str, factory: Any, options: Mapping[str, Any], offered: Mapping[s
         file, line = _place(error)
         at = f" ({Path(file).name}, line {line})" if line else ""
         raise UsageError(f"{name} cannot be made: {_line(error)}{at}") from error
+
+
+def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a class or function takes.
+
+    Raises:
+      UsageError: an option is not among it.
+    """
+    takes = arguments_of(name, factory)
+    for option in options:
+        if option not in takes and not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+            raise unknown(f"option of {name}", option, takes)
+    return takes

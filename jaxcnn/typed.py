@@ -12,12 +12,12 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.parts import is_reference, reference_of
+from jaxcnn.parts import Part, is_reference, reference_of
 
 Option = bool | int | float | str | tuple[int, ...]
 """What a user's part and a model can be made with."""
@@ -99,16 +99,6 @@ class Open:
     """In words, such as "a transform"."""
     method: str
     """What an own dataclass must have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A user's own part by its name, `file.py:name` or `package.module:name`, and what it is made with."""
-
-    name: str
-    """See `jaxcnn.parts`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments: JSON values."""
 
 
 class Config:

@@ -35,7 +35,7 @@ from jaxcnn.layers import Conv, ConvTranspose, initialisers
 from jaxcnn.layers.conv import Lowering, conv, conv_transpose
 from jaxcnn.layers.geometry import per_dimension, resolve_padding, window_extent
 from jaxcnn.models import MODELS, create
-from jaxcnn.runs.environment import environment
+from jaxcnn.environment import environment
 
 Direction = Literal["forward", "by_input", "by_kernel"]
 _NOISE = np.random.default_rng(0).standard_normal(999_983, np.float32)

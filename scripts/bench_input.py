@@ -42,7 +42,7 @@ from jaxcnn import backend
 from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, TrainCrop
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
-from jaxcnn.runs.environment import environment
+from jaxcnn.environment import environment
 
 Rate = Callable[[], float]
 """Measures images per second once."""

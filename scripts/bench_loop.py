@@ -23,7 +23,7 @@ import numpy as np
 from jaxcnn.runs.session import Session
 
 import jaxcnn
-from jaxcnn.runs.environment import environment
+from jaxcnn.environment import environment
 from jaxcnn.stop import StopFlag
 from jaxcnn.train.step import make_train_step
 

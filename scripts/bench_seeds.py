@@ -21,7 +21,7 @@ from jaxcnn.runs.session import Session
 from jaxcnn.train.seeds import Mode
 
 from jaxcnn import backend
-from jaxcnn.runs.environment import environment
+from jaxcnn.environment import environment
 from jaxcnn.runs.seeds import make_way
 from jaxcnn.stop import StopFlag
 from jaxcnn.train.loop import Request

@@ -14,11 +14,11 @@ import pytest
 
 import jaxcnn
 from jaxcnn import arguments, backend, cli, process, runs
-from jaxcnn.experiment import load_experiment, to_dict
+from jaxcnn.experiment import load_experiment
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optimizers import AnyOptimizer
 from jaxcnn.train.schedules import AnySchedule
-from jaxcnn.typed import hints, leaves, takes, variants
+from jaxcnn.typed import hints, leaves, takes, to_json, variants
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "experiments/lenet_digits.py"
@@ -466,7 +466,7 @@ def test_evaluate_and_resume(tiny, refused, capsys, tmp_path):
 def test_a_run_edited_by_hand(tiny, refused, tmp_path, change, message):
     path = tmp_path / "edited/experiment.json"
     path.parent.mkdir()
-    values = to_dict(tiny.experiment)
+    values = to_json(tiny.experiment)
     path.write_text("{" if change is None else json.dumps(values | change))
     line = refused("evaluate", str(path.parent))
     assert line.startswith(str(path)) and message in line

@@ -33,7 +33,7 @@ from jaxcnn import (
     TrainConfig,
 )
 from jaxcnn.errors import UsageError
-from jaxcnn.experiment import LAST_SEED, difference, fingerprint, from_dict, load_experiment, material, to_dict
+from jaxcnn.experiment import LAST_SEED, difference, fingerprint, load_experiment, material
 from jaxcnn.tasks import AnyTask
 from jaxcnn.train.callbacks import Callback
 from jaxcnn.train.optimizers import AnyOptimizer
@@ -60,6 +60,10 @@ class Own:
         """Of a callback or transform."""
 
     losses = rule = make = __call__
+
+
+def from_dict(values):
+    return check(Experiment, values, "")
 
 
 def own_function():
@@ -154,11 +158,11 @@ def has_own(value):
 @given(values=tree_of(Experiment))
 def test_json_and_back(values):
     experiment = from_dict(values)
-    again = from_dict(json.loads(json.dumps(to_dict(experiment))))
+    again = from_dict(json.loads(json.dumps(to_json(experiment))))
     assert difference(again, experiment) is None
     assert fingerprint(again) == fingerprint(experiment)
-    assert to_dict(again) == to_dict(experiment)
-    assert from_dict(to_dict(again)) == again
+    assert to_json(again) == to_json(experiment)
+    assert from_dict(to_json(again)) == again
     if not has_own(experiment):  # which comes back as its name and options
         assert again == experiment
         for name in leaves(experiment):
@@ -173,7 +177,7 @@ def test_numbers_come_to_one_form():
         source="npz", path=Path("x.npz"), mean=(1.0,)
     )
     options = {"a": True, "b": 1, "c": 1.0, "d": "x", "e": (1, 2)}
-    found = from_dict(json.loads(json.dumps(to_dict(replace(BASE, model=ModelConfig(name="x", options=options))))))
+    found = from_dict(json.loads(json.dumps(to_json(replace(BASE, model=ModelConfig(name="x", options=options))))))
     found = found.model.options
     assert found == options and [type(v) for v in found.values()] == [bool, int, float, str, tuple]
 
@@ -187,7 +191,7 @@ def test_own_parts_come_back_as_their_names():
         BASE, task=Own(), optim="nets.py:mine", schedule=own_function, train=replace(BASE.train, callbacks=callbacks)
     )
     here = __name__
-    again = from_dict(json.loads(json.dumps(to_dict(experiment))))
+    again = from_dict(json.loads(json.dumps(to_json(experiment))))
     assert again.task == Part(name=f"{here}:Own") and again.optim == Part(name="nets.py:mine")
     assert again.schedule == Part(name=f"{here}:own_function")
     own = Part(name=f"{here}:Own", options={"width": 2.0}), Part(name=f"{here}:own_function")
@@ -301,7 +305,7 @@ def test_the_fingerprint_covers_what_matters(base, name, hint):
 
 def to_tree(experiment):
     """Its JSON, with fields as attributes."""
-    return json.loads(json.dumps(to_dict(experiment)), object_hook=lambda values: Node(values))
+    return json.loads(json.dumps(to_json(experiment)), object_hook=lambda values: Node(values))
 
 
 class Node(dict):
@@ -349,7 +353,7 @@ def test_a_field_that_is_added_later_renames_no_folder():
         added: float = 0.5
 
     grown = replace(BASE, train=Grown(batch_size=64, epochs=40), optim=Heavier())
-    assert "added" in to_dict(grown)["train"] and fingerprint(grown) == fingerprint(BASE)
+    assert "added" in to_json(grown)["train"] and fingerprint(grown) == fingerprint(BASE)
     assert fingerprint(replace(grown, train=replace(grown.train, added=4))) != fingerprint(BASE)
 
 
@@ -455,7 +459,7 @@ def test_fields_that_cannot_be(name, value, message):
         with_field(BASE, name, value)
     assert str(error.value).startswith(message)
     *rooms, last = name.split(".")
-    values = inner = to_dict(BASE)
+    values = inner = to_json(BASE)
     for room in rooms:
         inner = inner[room]
     inner[last] = value
@@ -465,7 +469,7 @@ def test_fields_that_cannot_be(name, value, message):
 
 
 def test_fields_unknown_or_missing():
-    values = to_dict(BASE)
+    values = to_json(BASE)
     with pytest.raises(UsageError, match=r"unknown field 'train.batchsize': did you mean 'train.batch_size'\?"):
         from_dict(values | {"train": {"batchsize": 3}})
     with pytest.raises(UsageError, match="unknown field 'sede': did you mean 'seed'"):
@@ -483,9 +487,9 @@ def test_transforms_are_told_apart_by_their_kind():
     data = DataConfig(source="digits", augment=[PadCrop(pad=2), Flip(), Mixup(alpha=0.5)])
     experiment = replace(BASE, data=data)
     assert experiment.data.augment == (PadCrop(pad=2), Flip(), Mixup(alpha=0.5))
-    values = to_dict(experiment)["data"]["augment"]
+    values = to_json(experiment)["data"]["augment"]
     assert [value["kind"] for value in values] == ["pad_crop", "flip", "mixup"]
-    assert from_dict(to_dict(experiment)) == experiment
+    assert from_dict(to_json(experiment)) == experiment
     assert fingerprint(experiment) == fingerprint(replace(BASE, data=replace(data, augment=values)))
     turned = replace(BASE, data=replace(data, augment=data.augment[::-1]))
     assert fingerprint(turned) != fingerprint(experiment), "their order matters"

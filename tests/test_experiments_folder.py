@@ -16,9 +16,10 @@ from PIL import Image
 
 from jaxcnn.data import Description, Label, Norms
 from jaxcnn.data.fields import Image as Images
-from jaxcnn.experiment import load_experiment, to_dict
+from jaxcnn.experiment import load_experiment
 from jaxcnn.models import MODELS
 from jaxcnn.runs import Trainer
+from jaxcnn.typed import to_json
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
@@ -48,7 +49,7 @@ def flatten(values, prefix=""):
 
 
 def text(path):
-    return "".join(flatten(to_dict(load_experiment(path))))
+    return "".join(flatten(to_json(load_experiment(path))))
 
 
 @every_file
@@ -96,11 +97,11 @@ def test_the_docstring_tells_what_it_is(path):
 
 def test_two_copies_of_the_recipe_differ_in_what_they_say():
     resnet, plain = (load_experiment(ROOT / f"experiments/{name}20_cifar10.py") for name in ("resnet", "plain"))
-    ours, theirs = (set(flatten(to_dict(experiment))) for experiment in (resnet, plain))
+    ours, theirs = (set(flatten(to_json(experiment))) for experiment in (resnet, plain))
     assert {line.split(" =")[0] for line in ours ^ theirs} == {"name", "model.name", "paper", "published"}
     for experiment in (resnet, plain):
         tenth = load_experiment(ROOT / f"experiments/{experiment.name}_tenth.py")
-        changed = set(flatten(to_dict(experiment))) ^ set(flatten(to_dict(tenth)))
+        changed = set(flatten(to_json(experiment))) ^ set(flatten(to_json(tenth)))
         assert {line.split(" =")[0] for line in changed} == {"name", "schedule.boundaries", "train.steps"}
         assert tenth.train.steps * 10 == experiment.train.steps
 

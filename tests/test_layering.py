@@ -21,6 +21,7 @@ ROOMS = (
     "parts",
     "typed",
     "backend",
+    "environment",
     "process",
     "preprocessing",
     "layers",

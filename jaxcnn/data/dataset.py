@@ -21,11 +21,11 @@ from jaxcnn.data.norms import Norms, given_norms, normalisation
 from jaxcnn.data.order import LastBatch
 from jaxcnn.data.prepared import has_norms
 from jaxcnn.data.slicing import Slice, parse
-from jaxcnn.data.sources import Like, Poll, open_store, ready
+from jaxcnn.data.sources import Like, Poll, open_store
 from jaxcnn.data.stores.records import Store, Subset
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, made
 from jaxcnn.preprocessing import Preprocessing
 
 
@@ -123,7 +123,7 @@ def load(
     store = open_store(config, source=source, finder=finder, like=like, poll=poll)
     _check_overlap(config, store.sizes)
     streamed = streams(config, store) if streamed is None else streamed
-    crop: AnyCrop | None = ready(config.train_crop, finder)
+    crop: AnyCrop | None = made(config.train_crop, finder)
     if crop is not None and not streamed:
         raise UsageError("data.train_crop cuts from whole images, which are not kept in memory: stream them")
     splits = take(config, store, crop, streamed, poll)
@@ -138,7 +138,7 @@ def load(
         ignored=store.ignored,
         streamed=streamed,
         last_batch=config.last_batch,
-        augment=tuple(ready(transform, finder) for transform in config.augment),
+        augment=tuple(made(transform, finder) for transform in config.augment),
         norms=measured,
         preprocessing=None if measured is None else preprocessing(train.shapes["image"], config, *measured),
     )

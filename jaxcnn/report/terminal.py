@@ -40,8 +40,10 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
 def models_table(found: Sequence[ModelRow]) -> str:
     """Return models with their size and cost."""
     rows = [
-        (row.name, row.family, str(row.year), row.paper, by(row.input_shape))
-        + (f"{row.params:,}", _mega(row.macs), _count(row.receptive_field))
+        (
+            *(row.name, row.family, str(row.year), row.paper, by(row.input_shape)),
+            *(f"{row.params:,}", _mega(row.macs), _count(row.receptive_field)),
+        )
         for row in found
     ]
     return table(["name", "family", "year", "paper", "input", "parameters", "MACs", "sees"], rows, right=(5, 6, 7))
@@ -54,8 +56,10 @@ def summary_table(found: Sequence[LayerRow], what: str) -> str:
         return _count(params), _mega(macs), sees, "-" if memory is None else f"{memory / 2**20:,.2f} MiB"
 
     rows = [
-        (row.path, row.kind, by(row.output_shape))
-        + numbers(row.params, row.macs, _count(row.receptive_field), row.activation_bytes)
+        (
+            *(row.path, row.kind, by(row.output_shape)),
+            *numbers(row.params, row.macs, _count(row.receptive_field), row.activation_bytes),
+        )
         for row in found
     ]
     sums = [added(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]

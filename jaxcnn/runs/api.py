@@ -26,6 +26,7 @@ from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import together
 from jaxcnn.train.schedules import find_schedule
+from jaxcnn.typed import to_json
 
 
 def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> Run:
@@ -241,7 +242,7 @@ def _train(found: Run, progress: bool, command: str) -> Run:
             record.train()
         except Stopped as stopped:
             if jax.process_index() == 0:
-                found.folder.write_once("experiment", experiments.to_dict(found.experiment))  # it may come before
+                found.folder.write_once("experiment", to_json(found.experiment))  # it may come before
             more = " --distributed" if jax.process_count() > 1 else ""
             again = f"jaxcnn train --resume {shlex.quote(str(found.path))}{more}"
             step = record.position.step if record else 0
@@ -264,7 +265,7 @@ def make_record(run: Run, trainer: Trainer, command: str, started: float, **opti
     folder = run.folder
 
     def identify() -> None:
-        folder.write_once("experiment", experiments.to_dict(run.experiment))
+        folder.write_once("experiment", to_json(run.experiment))
         known = folder.read("program")["sources"] if folder.has("program") else []
         if run.sources.sha256 not in known:
             programs = programs_of(run.experiment, trainer.data.describe(), run.sources, run.finder)
@@ -274,7 +275,13 @@ def make_record(run: Run, trainer: Trainer, command: str, started: float, **opti
     notes = {**options.pop("notes", {}), "command": command}
     if folder.has("continued"):
         notes["continued"] = folder.read("continued")
-    own = {"name": run.experiment.name, "notes": notes, "started": started, "identify": identify}
+    own = {
+        "seed": run.experiment.seed,
+        "name": run.experiment.name,
+        "notes": notes,
+        "started": started,
+        "identify": identify,
+    }
     return Record(trainer, run.path, **own, **options)  # type: ignore[arg-type]
 
 

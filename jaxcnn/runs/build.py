@@ -1,7 +1,6 @@
 """From what an experiment names to objects: network, task, data, weights to start from."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,10 +12,9 @@ from jaxcnn import models
 from jaxcnn.data import DataConfig, Fields
 from jaxcnn.errors import UsageError
 from jaxcnn.models.config import ModelConfig
-from jaxcnn.parts import Finder, call, is_reference
+from jaxcnn.parts import Finder, Part, call, is_reference, made
 from jaxcnn.tasks import Task
 from jaxcnn.train.parallel import gathered, together
-from jaxcnn.typed import Part
 
 if TYPE_CHECKING:
     from jaxcnn.weights import Variables
@@ -28,14 +26,12 @@ def find_task(task: Any, finder: Finder) -> Task:
     Raises:
       UsageError: there is no such part, or it is none.
     """
-    if isinstance(task, Part):
-        found = finder.find(task.name)
-        if isinstance(found, Task) and task.options:
-            raise UsageError(f"{task.name} is made already and takes no options, such as {min(task.options)!r}")
-        task = found if isinstance(found, Task) else call(f"task {task.name}", found, task.options)
-    if not isinstance(task, Task):
-        raise UsageError(f"task is a {type(task).__name__}: expected a jaxcnn.Task")
-    return task
+    found = made(task, finder)
+    if not isinstance(found, Task) and isinstance(task, Part):
+        found = call(task.name, found, {})
+    if not isinstance(found, Task):
+        raise UsageError(f"task is a {type(found).__name__}: expected a jaxcnn.Task")
+    return found
 
 
 def find_model(config: ModelConfig, outputs: int | None, finder: Finder) -> nn.Module:
@@ -61,23 +57,25 @@ class Weights:
     """The file that `model.weights` names, read once the data are known: how many classes, how large images."""
 
     def __init__(self, config: ModelConfig, task: Task, finder: Finder, key: jax.Array) -> None:
-        """Note the file; a head for other classes than its own is initialised by `key`."""
+        """Note the file, and the key that is asked for first."""
         self.config, self.task, self.finder, self.key = config, task, finder, key
-        self.drawn: Callable[[jax.Array], Variables]
-        self.variables: Variables | None = None
+        self.drawn: Callable[[jax.Array], Variables] | None = None
+        """The variables; a head for other classes than the file's is initialised by a key. None: before the call."""
 
     def __call__(self, shapes: Mapping[str, Any], fields: Fields) -> data_sets.Norms | None:
-        """Read the variables and return what images were normalised by when they were trained; None: they do not say.
+        """Read the file and return what images were normalised by when they were trained; None: they do not say.
 
         Raises:
           UsageError: the file is not one of weights, of another architecture, or of images that are not such as here.
         """
+        from jaxcnn.weights.pretrained import pretrained
+
         image = shapes["image"]
         model = find_model(self.config, self.task.outputs(fields), self.finder)
         images = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
-        self.drawn = partial(pretrained, self.config, model, images)
-        self.variables = self.drawn(self.key)
-        prepared, name = self.variables.preprocessing, f"model.weights {self.config.weights}"
+        first = pretrained(self.config, model, images, self.key)
+        self.drawn = lambda key: first if (key == self.key).all() else pretrained(self.config, model, images, key)
+        prepared, name = first.preprocessing, f"model.weights {self.config.weights}"
         if prepared is None:
             return None
         if prepared.channels == "BGR":
@@ -89,44 +87,6 @@ class Weights:
                 f"{name} subtracts a mean of shape {mean.shape}, images are {image.shape}: give data.mean and data.std"
             )
         return data_sets.Norms(mean, std)
-
-
-def pretrained(config: ModelConfig, model: nn.Module, images: jax.ShapeDtypeStruct, key: jax.Array) -> "Variables":
-    """Return the variables of the file that `config.weights` names, as those of `model`.
-
-    Args:
-      config: names the file and whose it is.
-      model: the run's own; a head for other classes than the file's is initialised.
-      images: what the model is given.
-      key: of that initialisation.
-
-    Raises:
-      UsageError: the file is not one of weights, or of another architecture than `model`.
-    """
-    from flax import traverse_util
-
-    from jaxcnn import weights
-
-    def shapes(variables: Any) -> dict[str, tuple[int, ...]]:
-        return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
-
-    assert config.weights is not None
-    options: dict[str, Any] = dict(config.options)
-    if hasattr(model, "aux_heads"):
-        options["aux_heads"] = model.aux_heads
-    path = config.weights.expanduser()
-    classes = getattr(model, "num_classes", None)
-    _, variables = weights.load(config.peer, path, num_classes=classes, key=key, **options)
-    found, expected = shapes(variables), shapes(jax.eval_shape(lambda key: models.init(model, key, images), key))
-    differ = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    if differ:
-        name = differ[0]
-        raise UsageError(
-            f"model.weights {path} holds a {variables.model}, which is not the {config.name} of this experiment: "
-            f"{len(differ)} tensors differ, such as {name}: {found.get(name, 'none')} in the file, "
-            f"{expected.get(name, 'none')} expected"
-        )
-    return variables
 
 
 def load_together(

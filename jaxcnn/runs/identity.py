@@ -32,12 +32,11 @@ from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.experiment import Experiment
 from jaxcnn.files import write_atomically
 from jaxcnn.keys import init_key
-from jaxcnn.parts import Finder, is_reference
+from jaxcnn.parts import Finder, Part, is_reference
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.inputs import batch_like
 from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_eval_step
-from jaxcnn.typed import Part
 
 _ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -13,7 +13,6 @@ from flax import linen as nn
 from jaxtyping import UInt8
 
 from jaxcnn import backend
-from jaxcnn import experiment as experiments
 from jaxcnn.data import Description, eval_batch, eval_batches
 from jaxcnn.data.framing import preprocessing
 from jaxcnn.data.stores.arrays import check_images
@@ -26,6 +25,7 @@ from jaxcnn.runs.identity import Sources, sources_of
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.checkpoint import DamagedCheckpoint
 from jaxcnn.train.state import TrainState
+from jaxcnn.typed import check
 
 if TYPE_CHECKING:
     import pandas
@@ -69,7 +69,7 @@ class Run:
     def experiment(self) -> Experiment:
         """The experiment, rebuilt from `experiment.json`."""
         try:
-            return experiments.from_dict(self.folder.read("experiment"))
+            return check(Experiment, self.folder.read("experiment"), "")
         except UsageError as error:
             raise UsageError(f"{self.path / 'experiment.json'}: {error}") from error
 

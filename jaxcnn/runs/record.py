@@ -14,15 +14,16 @@ import numpy as np
 from jaxcnn.data import Examples
 from jaxcnn.data.bad import Bad
 from jaxcnn.data.streaming import Reader
+from jaxcnn.environment import environment
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
 from jaxcnn.progress import Shown, TrainProgress
-from jaxcnn.runs.environment import environment
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Finished
 from jaxcnn.train.callbacks import Stop, of_run
 from jaxcnn.train.evaluate import Scores
+from jaxcnn.train.inputs import InputStream
 from jaxcnn.train.log import Log
 from jaxcnn.train.loop import NonFinite, Position, fit
 from jaxcnn.train.parallel import together
@@ -34,10 +35,12 @@ _BAD_NAMED, _LISTED = 100, 5
 
 
 class Record:
-    """Trains, scores, logs, saves and shows.
+    """Trains one seed, scores, logs, saves and shows.
 
     Attributes:
       position: where the run stands.
+      rows: of metrics, as they are logged.
+      state: the final state; None before.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Record:
         trainer: Any,
         folder: Path | None,
         *,
+        seed: int | None = None,
         progress: bool = True,
         shown: Shown | None = None,
         name: str = "",
@@ -58,16 +62,20 @@ class Record:
         Args:
           trainer: what is to be trained: a `runs.Trainer`, which lies above.
           folder: of the run; None: it has none.
+          seed: in place of the trainer's.
           progress: show progress on stderr, in a bar of its own where it is not `shown` somewhere.
           name, notes: for `result.json`; `sitting`: more for `environment.json`.
           started: when this sitting began, by `time.perf_counter`.
           identify: writes what else tells the run from others; called while the step compiles.
         """
         self.trainer, self.folder = trainer, None if folder is None else RunFolder(folder)
-        self.position = Position()
+        self.position, self.rows = Position(), list[dict[str, Any]]()
+        self.state: TrainState | None = None
+        seed = trainer.seed if seed is None else seed
+        self._key = jax.random.key(seed)
         self._first = jax.process_index() == 0
         self._progress, self._shown = progress and self._first, shown
-        self._identity = {"name": name or (folder.name if folder else ""), "seed": trainer.seed}
+        self._identity = {"name": name or (folder.name if folder else ""), "seed": seed}
         self._notes, self._sitting = dict(notes or {}), dict(sitting or {})
         self._started, self._identify = time.perf_counter() if started is None else started, identify
         self._log: Log | None = None
@@ -87,8 +95,9 @@ class Record:
         """
         trainer = self.trainer
         with contextlib.ExitStack() as stack:
-            stack.callback(trainer.inputs.close)
-            state, wait = self._begin(own_step=train_step is None)
+            inputs = trainer.inputs.stream(self._key)
+            stack.callback(inputs.close)
+            state, wait = self._begin(inputs, own_step=train_step is None)
             if self._shown is None:
                 table = trainer.timetable
                 bar = TrainProgress(table.total_steps, self.position.step, table.batch_size, enabled=self._progress)
@@ -97,27 +106,28 @@ class Record:
             with self._noting():
                 wait()
                 step = train_step or trainer.train_step
-                state = fit(state, self.position, trainer.timetable, step, trainer.inputs.at, self, whole)
-                trainer.state = state
+                self.state = state = fit(state, self.position, trainer.timetable, step, inputs.at, self, whole)
                 return self._finish(state)
 
     # From where the folder stands ----------------------------------------------------------------------------------
 
-    def _begin(self, own_step: bool) -> tuple[TrainState, Any]:
+    def _begin(self, inputs: InputStream, own_step: bool) -> tuple[TrainState, Any]:
         """Return the state to go on from, and what waits for the compiler."""
         trainer, folder = self.trainer, self.folder
         newest = 0
         if folder is not None:
             with together():
-                check_data(folder, trainer)
+                check_data(folder, trainer, trainer.start(self._key))
                 if self._first:
                     folder.checkpoints.recover()
             newest = max(folder.checkpoints.steps(), default=0)
         trains = own_step and newest < trainer.timetable.total_steps
-        wait = trainer.compile_meanwhile(newest) if trains else lambda: None
+        like: Any = trainer.abstract_state()
+        compiling = trainer.parallel.compile_meanwhile
+        wait = compiling(trainer.train_step, like, inputs.like(newest)) if trains else lambda: None
         if folder is None or not newest:
-            return trainer.initial_state(), wait
-        state, values, self._reports = folder.checkpoints.restore_newest(trainer.abstract_state())
+            return trainer.initial_state(self._key), wait
+        state, values, self._reports = folder.checkpoints.restore_newest(like)
         try:
             self.position = Position(**values)
         except TypeError as error:
@@ -143,16 +153,16 @@ class Record:
             self._say(report)
         self._started -= position.wall_seconds
         before = self.folder.rows if self.folder is not None else []
-        self.trainer.rows = [row for row in before if row["step"] <= position.step]
+        self.rows[:] = [row for row in before if row["step"] <= position.step]
         for replay in [callback.replay for callback in self._callbacks if hasattr(callback, "replay")]:
-            for row in self.trainer.rows:
+            for row in self.rows:
                 replay(row["step"], {name: row[name] for name in row if name != "step"})
 
     def _write_identity(self) -> list[str]:
         """Write what the run is made of, where that has not been done yet, and return what to report."""
         assert self.folder is not None
         self._identify()
-        self.folder.write_once("data", {**self.trainer.data.describe().to_json(), **checksums(self.trainer)})
+        self.folder.write_once("data", {**self.trainer.data.describe().to_json(), **checksums(self.trainer, self._key)})
         here = environment() | self._sitting
         if not self.folder.has("environment"):
             self.folder.write("environment", here)
@@ -297,8 +307,8 @@ class Record:
 
     def _write(self, step: int, row: dict[str, float], state: TrainState, rate: float = 0.0) -> str:
         """Write a row with what callbacks add to it, and return why one asks for the end."""
-        asked, rows = "", self.trainer.rows
-        for before in takewhile(lambda before: before["step"] == step, reversed(rows)):
+        asked = ""
+        for before in takewhile(lambda before: before["step"] == step, reversed(self.rows)):
             if row.keys() <= before.keys():  # it stands there from before an interruption, and callbacks know it
                 row |= {name: value for name, value in before.items() if name not in row and name != "step"}
                 return ""
@@ -312,7 +322,7 @@ class Record:
                     f"callback {name} returned a {type(answer).__name__}: expected None, metrics by name, or Stop"
                 )
             row |= {name: float(value) for name, value in (answer or {}).items()}
-        rows.append({"step": step, **row})
+        self.rows.append({"step": step, **row})
         if self._log is not None:
             self._log.write(step, row)
         if self._shown is not None:
@@ -361,7 +371,7 @@ class Record:
             self._shown.doing(what)
 
 
-def check_data(folder: RunFolder, trainer: Any) -> None:
+def check_data(folder: RunFolder, trainer: Any, start: Any = None) -> None:
     """Compare the trainer's data, and the weights it starts from, with those that the run began with, if it did.
 
     Raises:
@@ -370,7 +380,7 @@ def check_data(folder: RunFolder, trainer: Any) -> None:
     if not folder.has("data"):
         return
     values = folder.read("data")
-    if trainer.weights_sha256 not in (None, values.get("weights_sha256")):
+    if start is not None and params_sha256(start) != values.get("weights_sha256"):
         raise UsageError(f"{folder.path}: model.weights does not hold the weights it began with")
     saved = values.get("sha256")
     if saved is None:
@@ -381,10 +391,11 @@ def check_data(folder: RunFolder, trainer: Any) -> None:
             raise UsageError(f"{folder.path}: the {name} examples are not those it began with")
 
 
-def checksums(trainer: Any) -> dict[str, Any]:
+def checksums(trainer: Any, key: jax.Array) -> dict[str, Any]:
     """Return what tells a trainer's data and weights from others."""
     found = {name: split.fingerprint() for name, split in trainer.data.splits().items()}
-    return {"sha256": found, "weights_sha256": trainer.weights_sha256}
+    start = trainer.start(key)
+    return {"sha256": found, "weights_sha256": None if start is None else params_sha256(start)}
 
 
 def _bad_examples(data: Any) -> dict[str, list[tuple[int, str, str]]]:

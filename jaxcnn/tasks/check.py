@@ -28,6 +28,16 @@ def check_fields(task: Task, fields: Fields) -> None:
             raise UsageError(f"{_name(task)} needs {name} ({kind.__name__}) in each example: these data have {shown}")
 
 
+def check_init(task: Task, model: nn.Module, batch: Tree) -> Tree:
+    """Return the shapes of a model's variables, from those of a batch.
+
+    Raises:
+      UsageError: it cannot be initialised with such a batch.
+    """
+    what = f"{type(model).__name__} cannot be initialised with {_shapes(batch)}"
+    return _shape_of(what, lambda key: task.init(model, key, batch), jax.random.key(0))
+
+
 def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callable[[int], Tree], fields: Fields) -> None:
     """Trace a model and its task on shapes.
 

@@ -50,17 +50,15 @@ class Log:
     def __init__(self, folder: Path, from_step: int, *, tensorboard: bool) -> None:
         """Open the log for going on after `from_step`: rows of later steps are dropped, to be written anew."""
         self.metrics_path, self.timings_path = folder / "metrics.jsonl", folder / "timings.jsonl"
-        self._written: set[tuple[int, frozenset[str]]] = set()
         for path in (self.metrics_path, self.timings_path):
             rows = [row for row in read_metrics(path) if row["step"] <= from_step] if path.exists() else []
-            self._written |= {(row["step"], frozenset(row)) for row in rows}
             text = "".join(json.dumps(row) + "\n" for row in rows)
             if not path.exists() or path.read_bytes() != text.encode():
                 write_atomically(path, text.encode())
         self._events = Events(folder / "events", from_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a row of deterministic values, unless it stands there already from before an interruption."""
+        """Append a row of deterministic values."""
         self._append(self.metrics_path, step, metrics)
 
     def write_timing(self, step: int, values: Mapping[str, float]) -> None:
@@ -68,10 +66,6 @@ class Log:
         self._append(self.timings_path, step, values)
 
     def _append(self, path: Path, step: int, values: Mapping[str, float]) -> None:
-        row = (step, frozenset(values) | {"step"})
-        if row in self._written:
-            return
-        self._written.add(row)
         try:
             with path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")

@@ -35,7 +35,8 @@ from jaxcnn.data.fields import Image, Label, Value
 from jaxcnn.data.norms import normalize
 from jaxcnn.data.transforms.base import Transform
 from jaxcnn.errors import UsageError
-from jaxcnn.typed import NotNegative, Part, check, set_fields, to_json, variants
+from jaxcnn.parts import Part
+from jaxcnn.typed import NotNegative, check, set_fields, to_json, variants
 
 # One of each kind that changes something, and one that changes nothing.
 PAIRS = {

@@ -1,4 +1,4 @@
-"""A user's own parts, each from a folder that holds the user's files alone: trained, killed, resumed, scored, read back.
+"""A user's own parts, from a folder with the user's files alone: trained, killed, resumed, scored, read back.
 
 The folder is no part of the package, and every command is a process of its own.
 """
@@ -29,7 +29,8 @@ class Tiny(nn.Module):
 """
 SIZES = "WIDTH = 12\n"
 BASE = """
-from jaxcnn import Adam, CheckpointConfig, Classification, DataConfig, EvalConfig, Experiment, ModelConfig, Part, TrainConfig
+from jaxcnn import Adam, CheckpointConfig, Classification, DataConfig, EvalConfig, Experiment, ModelConfig, Part
+from jaxcnn import TrainConfig
 
 def experiment(**changed):
     parts = dict(

@@ -1,4 +1,4 @@
-"""What a user's functions may do while a run trains: look, add metrics, stop it; interrupted or not, to the same end."""
+"""A user's functions while a run trains: they look, add metrics, stop it; interrupted or not, to the same end."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ import pytest
 from jaxcnn import CheckpointConfig, Classification, EarlyStopping, EvalConfig, Part, Stop, TrainConfig
 from jaxcnn.data import DataConfig, load
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, made
 from jaxcnn.runs import Trainer
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.runs.record import Record
-from jaxcnn.train.callbacks import find_callback, of_run
+from jaxcnn.train.callbacks import of_run
 
 
 class Tiny(nn.Module):
@@ -179,14 +179,14 @@ def test_those_that_an_experiment_names_are_found_beside_it(make, tmp_path):
     trainer.fit(progress=False)
     for row in trainer.rows:
         assert (row["plain"], row["scaled"], row["own"]) == (row["step"], 3 * row["step"], 1)
-    with pytest.raises(UsageError, match="unknown name in mine.py 'plane': did you mean 'plain'"):
-        find_callback(Part(name="mine.py:plane"), finder)
-    with pytest.raises(UsageError, match="mine.py:plain takes no options: only a class does, as a callback"):
-        find_callback(Part(name="mine.py:plain", options={"by": 3}), finder)
-    with pytest.raises(UsageError, match="unknown option of mine.py:Scaled 'bye': did you mean 'by'"):
-        find_callback(Part(name="mine.py:Scaled", options={"bye": 3}), finder)
+    with pytest.raises(UsageError, match=r"unknown name in mine\.py 'plane': did you mean 'plain'"):
+        made(Part(name="mine.py:plane"), finder)
+    with pytest.raises(UsageError, match=r"unknown option of mine\.py:plain 'by'"):
+        made(Part(name="mine.py:plain", options={"by": 3}), finder)
+    with pytest.raises(UsageError, match=r"unknown option of mine\.py:Scaled 'bye': did you mean 'by'"):
+        made(Part(name="mine.py:Scaled", options={"bye": 3}), finder)
     with pytest.raises(UsageError, match=r"callback 3 cannot be called: expected a function of \(step, metrics, state"):
-        of_run(find_callback(Part(name="mine.py:number"), finder))
+        of_run(made(Part(name="mine.py:number"), finder))
 
 
 @pytest.mark.parametrize(("answer", "told"), [(3, "int"), ([("a", 1)], "list")])

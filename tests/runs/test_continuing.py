@@ -119,7 +119,7 @@ def test_what_a_callback_ended_is_not_continued(tmp_path):
     ended = replace(EXPERIMENT.override(train), code=tmp_path)
     run = jaxcnn.run(ended, tmp_path / "runs", progress=False)
     assert run.result["ended"] == "enough"
-    with pytest.raises(UsageError, match="cannot continue .*: a callback ended it"):
+    with pytest.raises(UsageError, match=r"cannot continue .*: a callback ended it"):
         resume(run.path, ended.override({"train.epochs": 1.6}))
 
 

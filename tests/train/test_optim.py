@@ -26,11 +26,11 @@ from jaxcnn import (
     StepDecay,
 )
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, Part
 from jaxcnn.train.optim import make_optimizer, matching
 from jaxcnn.train.optimizers import AnyOptimizer, Optimizer, find_optimizer
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
-from jaxcnn.typed import Part, check, to_json, variants
+from jaxcnn.typed import check, to_json, variants
 
 STEPS, RATE, WD = 5, 0.05, 0.1
 HALVED = StepDecay(boundaries=(2,), factor=0.5)  # a rate that moves shows where it is applied

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-_ROOM = Path(__file__).parents[1]
+_ROOM = Path(__file__).parent
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "jaxcnn")
 
 
