@@ -166,7 +166,7 @@ class Trainer:
             **whole,
             seed=experiment.seed,
             schedule=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
-            variables=weights and weights.drawn,
+            variables=None if weights is None else weights.drawn,
             finder=finder,
             stop=stop,
         )
