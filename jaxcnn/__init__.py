@@ -1,4 +1,22 @@
-"""Convolutional networks in JAX: the classic architectures, exact, reproducible and fast."""
+"""Convolutional networks in JAX: the classic architectures, exact, reproducible and fast.
+
+    model = jaxcnn.create("resnet18", num_classes=10)                   # `jaxcnn.models.MODELS` has the names
+    model, variables = jaxcnn.weights.load("torchvision/resnet18", "resnet18.pth")
+
+    run = jaxcnn.run(jaxcnn.Experiment(name=..., model=..., data=..., optim=..., train=...))        # in runs/
+    run = jaxcnn.load_run("runs/NAME/HASH")                             # read back: metrics, model, state, predict
+
+    trainer = jaxcnn.Trainer(model, optax.adam(1e-3), jaxcnn.Classification(), data, train=jaxcnn.TrainConfig(...))
+    trainer.fit()                                                       # ready objects, ours or one's own
+
+    step = jaxcnn.jit(jaxcnn.train.make_train_step(model, tx, task))    # the parts alone
+
+An experiment is made of `ModelConfig`, `DataConfig`, a task (`Classification`), an optimiser (`Adam`, `Momentum`,
+...), a schedule (`CosineDecay`, ...), `TrainConfig`, `EvalConfig` and `CheckpointConfig`; transforms (`Flip`, ...)
+belong to the data. `jaxcnn train --help` explains every field. Own parts derive from `Task`, `Transform`,
+`Geometric`, `Optimizer` or `Schedule`, or are plain functions; `Part` names one. The rooms `data`, `layers`,
+`models`, `report`, `runs`, `tasks`, `train` and `weights` have what is below.
+"""
 
 from typing import TYPE_CHECKING, Any
 

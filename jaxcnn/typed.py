@@ -1,7 +1,8 @@
 """Configurations: frozen dataclasses whose types and ranges are checked where they are made, and their JSON.
 
 A field's type says all that is asked of it: `Annotated[float, Interval(above=0)]` is a finite number above 0, and
-`Annotated[Flip | Mixup, Open("a transform", "__call__")]` one of ours, or a user's own.
+`Annotated[Flip | Mixup | Any, Open("a transform", "__call__")]` one of ours, or a user's own: `Any` says so to type
+checkers, `Open` to us.
 """
 
 import contextlib
@@ -181,7 +182,8 @@ def alternatives(hint: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     if typing.get_origin(hint) is Annotated:
         return [(one, (*hint.__metadata__, *notes)) for one, notes in alternatives(hint.__origin__)]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [each for part in typing.get_args(hint) for each in alternatives(part)]
+        # Any, beside others, is there for type checkers: what a user's own part must be, `Open` says.
+        return [each for part in typing.get_args(hint) if part is not Any for each in alternatives(part)]
     return [(hint, ())]
 
 

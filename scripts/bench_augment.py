@@ -36,9 +36,9 @@ from jaxcnn.data.augment import (
     RandAugment,
     TrivialAugment,
     augment,
-    normalize,
 )
 from jaxcnn.data.fields import Batch, Fields, Image, Label
+from jaxcnn.data.norms import normalize
 from jaxcnn.environment import environment
 
 _BATCH = {32: 128, 224: 64}

@@ -15,6 +15,7 @@ import pytest
 import jaxcnn
 from jaxcnn import arguments, backend, cli, process, runs
 from jaxcnn.experiment import load_experiment
+from jaxcnn.report import terminal
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optimizers import AnyOptimizer
 from jaxcnn.train.schedules import AnySchedule
@@ -25,13 +26,10 @@ DIGITS = "experiments/lenet_digits.py"
 COMMAND = [sys.executable, "-c", "from jaxcnn.cli import main; main()"]
 
 
-PREPARE = process.prepare_process
-
-
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+    monkeypatch.setattr(cli, "prepare_process", lambda *, distributed: None)
 
 
 @pytest.fixture
@@ -59,7 +57,7 @@ def asked(monkeypatch):
             seen.update(experiment=experiment, folder=folder, **options)
 
         monkeypatch.setattr(runs, "run", run)
-        monkeypatch.setattr(cli, "_show_result", lambda run: None)
+        monkeypatch.setattr(terminal, "result_table", lambda run: "")
         assert cli._main(["train", *words]) == 0
         return seen
 
@@ -210,10 +208,10 @@ def test_commands_that_cannot_be(refused, words, message):
             "data.test_split 'train[8%:]' shares 14 examples",
         ),
         ("--data.image-size 10", "LeNet-5 got images of shape (1, 10, 10, 1); expected"),
-        ("--data.image-size 100000", "1437 images of 100000x100000x1 are 13383 GiB"),
+        ("--data.image-size 100000", "1437 examples of image 100000x100000x1 are 13383 GiB"),
         ("--data.mean abc", "--data.mean is ['abc']: expected a list of finite numbers or None"),
         ("--data.mean 0.1 0.2 0.3", "data.mean has 3 numbers, the images have 1 channels"),
-        ("--data.std 0", "data.std is [0.0]"),
+        ("--data.std 0", "--data.std is [0.0]: expected a list of finite numbers above 0 or None"),
         ("--name ..", "name is '..': expected letters"),
     ],
 )
@@ -247,7 +245,17 @@ def test_what_is_strange_but_right(asked, tmp_path):
         [DIGITS, "--seed", "2", "--seed", "3", "--optim.learning-rate", ".001", "--train.epochs", "1"],
     ):
         assert asked(*words)["experiment"] == found
-    found = asked(DIGITS, "--paper", "two words", "--data.path=a b/c", "--train.steps", "7", "--train.epochs", "None")
+    found = asked(
+        DIGITS,
+        "--paper",
+        "two words",
+        "--train.steps",
+        "7",
+        "--train.epochs",
+        "None",
+        "--data.source=npz",
+        "--data.path=a b/c",
+    )
     assert (found["experiment"].paper, found["experiment"].data.path) == ("two words", Path("a b/c"))
     assert (found["experiment"].train.steps, found["experiment"].train.epochs) == (7, None)
     found = asked(DIGITS, "--train.frozen", "--optim.decay", "*", "*bias", "--data.mean", ".5")["experiment"]
@@ -519,7 +527,7 @@ def test_the_allocator_is_set_once_before_jax_starts_its_threads(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: done.append("devices"))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
     monkeypatch.setattr(warnings, "filterwarnings", lambda *_: None)
-    PREPARE(distributed=False)
+    process.prepare_process(distributed=False)
     assert done == ["allocator", "devices"]
 
 
@@ -531,9 +539,9 @@ def test_commands_that_compute_prepare_the_process(monkeypatch, words):
     class Prepared(Exception):
         pass
 
-    def prepare(distributed):
+    def prepare(*, distributed):
         raise Prepared
 
-    monkeypatch.setattr(cli, "_prepare_process", prepare)
+    monkeypatch.setattr(cli, "prepare_process", prepare)
     with pytest.raises(Prepared):
         cli._main(words)

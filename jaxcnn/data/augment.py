@@ -40,7 +40,8 @@ Augmentation = Annotated[
     | Cutout
     | Erasing
     | Mixup
-    | CutMix,
+    | CutMix
+    | Any,
     Open("a transform", "__call__"),
 ]
 """What an experiment's `data.augment` is a list of."""

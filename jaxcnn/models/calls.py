@@ -76,22 +76,22 @@ def build(
     return module
 
 
-def init(model: nn.Module, key: jax.Array, images: jax.Array | jax.ShapeDtypeStruct) -> dict[str, Any]:
+def init(model: nn.Module, key: jax.Array, *args: jax.Array | jax.ShapeDtypeStruct) -> dict[str, Any]:
     """Return a model's first variables: "params", and "batch_stats" where it keeps some.
 
     Parameters of layers of ours are functions of (key, path), drawn without running the model; with a layer from
-    elsewhere, all are those of Flax's `model.init(key, images)`, compiled.
+    elsewhere, all are those of Flax's `model.init(key, *args)`, compiled.
 
     Args:
       model: any module.
       key: all else is folded in from it.
-      images: of which only shape and dtype are read.
+      *args: images, and what else the model takes, of which only shapes and dtypes are read.
 
     Raises:
       UsageError: images that the model does not admit, or a model that keeps variables of another kind.
     """
     make = model.init if isinstance(model, Model) else partial(initial_variables, model)
-    variables = make(key, images, **_switch(model, False))
+    variables = make(key, *args, **_switch(model, False))
     for collection in variables:
         if collection not in ("params", "batch_stats"):
             name = type(model).__name__

@@ -151,8 +151,9 @@ def _continued(found: Run, experiment: Experiment, progress: bool) -> Run:
     if total <= step:
         raise UsageError(f"cannot continue {folder.path}, which has {step} steps, to {total}: expected more")
     if not schedule.goes_on:
-        why = f"schedule {type(schedule).__name__} shares out all steps, so more of them change those that were made; "
-        why += "Constant, StepDecay and Plateau go on"
+        name = getattr(experiment.schedule, "name", type(schedule).__name__)
+        why = f"schedule {name} shares out all steps, so more of them change those that were made; Constant, "
+        why += "StepDecay, Plateau and functions of the step alone go on"
     elif experiment.train.recompute_batch_stats:
         why = "train.recompute_batch_stats changed its end"
     elif found.result.get("ended"):

@@ -129,6 +129,8 @@ class Run:
         """
         trainer, checkpoints = trainer or self.trainer, self.folder.checkpoints
         like = trainer.abstract_state()
+        if changed := self._changed():
+            print(f"jaxcnn: {', '.join(changed)} changed since {self.path} was trained", file=sys.stderr)
         if which == "last":
             try:
                 state, _, reports = checkpoints.restore_newest(like)
@@ -146,6 +148,14 @@ class Run:
             return checkpoints.restore(step, like)[0]
         except DamagedCheckpoint as error:
             raise RunError(f"checkpoint {checkpoints.path(step)} is damaged: {error}") from error
+
+    def _changed(self) -> list[str]:
+        """Return the names of the user's files that are others than those of the run."""
+        saved = self.folder.read("program") if self.folder.has("program") else None
+        if saved is None or self.sources.sha256 in saved["sources"]:
+            return []
+        then = {name: file["sha256"] for name, file in saved["files"].items()}
+        return [name for name, file in self.sources.files.items() if file["sha256"] != then.get(name)]
 
     @cached_property
     def _predict(self) -> Any:

@@ -22,7 +22,7 @@ from jaxcnn.parts import Finder, made
 from jaxcnn.runs.build import Weights, find_model, find_task, load_together
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Task
-from jaxcnn.tasks.check import check_fields, check_init, check_model
+from jaxcnn.tasks.check import check_fields, check_init, check_kinds, check_model
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.evaluate import Scores, evaluate
@@ -95,6 +95,7 @@ class Trainer:
           UsageError: the parts do not go together.
         """
         self.stop = StopFlag() if stop is None else stop
+        check_kinds(model, tx, task)
         if not isinstance(data, Dataset | Description):
             data = load(DataConfig(), source=data, like=task.example, poll=self.stop.check)
         self.model, self.task, self.data = model, task, data

@@ -19,6 +19,18 @@ from jaxcnn.tasks.base import Task, Tree, kept_dtype
 _ROWS, _OTHER_ROWS = 7, 11
 
 
+def check_kinds(model: Any, tx: Any, task: Any) -> None:
+    """Raise UsageError where one of these is something else, such as a class in place of what is made of it."""
+    expected = {
+        "model is": (model, isinstance(model, nn.Module), "a Linen module that is made, such as Net(width=16)"),
+        "tx is": (tx, hasattr(tx, "update") or callable(tx), "an Optax transformation, such as optax.adam(1e-3)"),
+        "task is": (task, isinstance(task, Task), "a jaxcnn.Task that is made, such as Classification()"),
+    }
+    for name, (part, fits, words) in expected.items():
+        if not fits:
+            raise UsageError(f"{name} {part!r:.80}: expected {words}")
+
+
 def check_fields(task: Task, fields: Fields) -> None:
     """Raise UsageError where the data lack a field that the task needs, or have it of another kind."""
     found = {name: type(field).__name__ for name, field in fields.items()}

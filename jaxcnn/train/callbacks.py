@@ -83,7 +83,7 @@ class _Patience:
         return None
 
 
-Callback = Annotated[EarlyStopping, Open("a callback", "__call__")]
+Callback = Annotated[EarlyStopping | Any, Open("a callback", "__call__")]
 """One of ours, or a user's own."""
 
 

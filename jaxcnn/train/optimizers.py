@@ -83,7 +83,7 @@ class Momentum(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class Adagrad(Optimizer, at="optim"):
-    """Duchi et al. 2011."""
+    """Steps over the root of the sum of squared gradients (Duchi et al. 2011)."""
 
     kind: Literal["adagrad"] = "adagrad"
     eps: Positive = 1e-7
@@ -133,7 +133,7 @@ class Adaptive(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Adaptive, at="optim"):
-    """Kingma and Ba 2015."""
+    """Steps by running means of the gradient and of its square (Kingma and Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
 
@@ -154,7 +154,7 @@ class AdamW(Adaptive, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class LARS(Optimizer, at="optim"):
-    """You et al. 2017.
+    """Momentum, each layer's step in proportion to the norm of its weights (You et al. 2017).
 
     The rate is inside the velocity, as in the paper; the trust ratio divides by |g + wd w|, where the paper has
     |g| + wd |w|.
@@ -174,7 +174,7 @@ class LARS(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class LAMB(Adaptive, at="optim"):
-    """You et al. 2020."""
+    """Adam, each layer's step in proportion to the norm of its weights (You et al. 2020)."""
 
     kind: Literal["lamb"] = "lamb"
     places_decay: ClassVar[bool] = True
@@ -237,7 +237,7 @@ class DeltaBarDelta(Optimizer, at="optim"):
 
 
 AnyOptimizer = Annotated[
-    SGD | Momentum | Adagrad | RMSProp | Adam | AdamW | LARS | LAMB | Muon | DeltaBarDelta,
+    SGD | Momentum | Adagrad | RMSProp | Adam | AdamW | LARS | LAMB | Muon | DeltaBarDelta | Any,
     Open("an optimiser", "rule"),
 ]
 """One of ours; or by name an `optax.GradientTransformation`, or a function that returns one: it is given its options

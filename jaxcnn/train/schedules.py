@@ -240,7 +240,15 @@ class Plateau(Falling, at="schedule"):
 
 
 AnySchedule = Annotated[
-    Constant | StepDecay | ExponentialDecay | InverseTimeDecay | PolynomialDecay | CosineDecay | OneCycle | Plateau,
+    Constant
+    | StepDecay
+    | ExponentialDecay
+    | InverseTimeDecay
+    | PolynomialDecay
+    | CosineDecay
+    | OneCycle
+    | Plateau
+    | Any,
     Open("a schedule", "make"),
 ]
 """One of ours; or by name a function of `step`, or one that returns such a function: it is given its options and, where

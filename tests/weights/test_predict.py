@@ -20,7 +20,7 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch):
-    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+    monkeypatch.setattr(cli, "prepare_process", lambda *, distributed: None)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,18 @@ def test_a_table_of_the_best_five(folder, capsys):
     assert header.split() == ["image", "probability", "index", "class"]
     assert len(rows) == 5 and all(row.startswith(str(folder / "a.png")) for row in rows)
     assert all(row.split()[-2:] == ["class", row.split()[-3]] for row in rows)
+
+
+def test_an_option_of_one_value_leaves_what_follows(folder, capsys, monkeypatch):
+    """It is an image, wherever options stand."""
+    monkeypatch.chdir(folder)
+    options, printed = ["--weights", "named.safetensors"], []
+    for words in (["a.png", "b.png", *options], [*options, "a.png", "b.png"], ["a.png", *options, "b.png"]):
+        predict("--top", "1", *words)
+        predict("--model=jaxcnn", *words, "--top", "1")
+        printed += [capsys.readouterr().out]
+    images = [line.split()[0] for line in printed[0].splitlines()]
+    assert images == ["image", "-----", "a.png", "b.png"] * 2 and printed[1:] == printed[:1] * 2
 
 
 def test_more_classes_than_there_are(folder, capsys):
