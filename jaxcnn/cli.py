@@ -17,6 +17,7 @@ from typing import Any, Literal
 from jaxcnn.arguments import parse, value_of
 from jaxcnn.commands import Commands, call, parse_experiment
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.parts import place_of, told
 from jaxcnn.process import prepare_process
 from jaxcnn.stop import StopFlag, Stopped, exit_on_second_interrupt
 from jaxcnn.typed import Count, Option
@@ -55,11 +56,12 @@ def _main(arguments: list[str]) -> int:
         return _say(f"error: out of memory: {_SMALLER}", 1)
     except OSError as error:
         return _say(f"error: {error.strerror or error}: {error.filename or 'while writing'}", 1)
-    except RuntimeError as error:
-        # JAX's own type for it can only be named by importing JAX.
-        if "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # JAX's own type for it can only be named by importing JAX
+            return _say(f"error: out of device memory: {_SMALLER}", 1)
+        if place_of(error)[1] is None:  # not of a user's part
             raise
-        return _say(f"error: out of device memory: {_SMALLER}", 1)
+        return _say(f"error: {told(error)}", 1)
 
 
 _SMALLER = "a smaller train.batch_size or data.image_size, or more train.accumulation_steps, needs less"

@@ -30,7 +30,10 @@ _PREFIX = "jaxcnn_part_"
 # What is imported by these names is never a neighbour, whatever lies beside a file.
 _KEPT = sys.stdlib_module_names | {"jaxcnn"}
 # A line in one of these is not what a user looks for.
-_LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parent))
+_LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts")),
+    str(Path(__file__).parent),
+)
 # Modules by folder and name, with the SHA-256 of the files they were made of: an edited one is read again.
 _loaded: dict[tuple[Path, str], tuple[ModuleType, dict[Path, str]]] = {}
 
@@ -254,15 +257,21 @@ def _imported(what: str, run: Callable[[], ModuleType]) -> ModuleType:
     try:
         return run()
     except (Exception, SystemExit) as error:
-        file, line = _place(error)
+        file, line = place_of(error)
         at = f"{file or what}, line {line}" if line else what
         if isinstance(error, UsageError):
             raise UsageError(f"{at}: {error}") from error
         raise UsageError(f"{at}{',' * bool(line)} cannot be run: {_line(error)}") from error
 
 
-def _place(error: BaseException) -> tuple[str, int | None]:
-    """Return the file and line, in code that is the user's if there is any, that an exception comes from."""
+def told(error: BaseException) -> str:
+    """Return an exception in one line, with the file and line in the user's own code, if it comes from there."""
+    file, line = place_of(error)
+    return _line(error) + (f" ({Path(file).name}, line {line})" if line else "")
+
+
+def place_of(error: BaseException) -> tuple[str, int | None]:
+    """Return the file and line of the user's own code that an exception comes from; None: it comes from no such."""
     if isinstance(error, SyntaxError):
         return error.filename or "", error.lineno
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
@@ -273,7 +282,7 @@ def _place(error: BaseException) -> tuple[str, int | None]:
 def _line(error: BaseException) -> str:
     """Return an exception's type and the first line of what it says."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text.strip()}".split("\n")[0].removesuffix(": ")
+    return f"{type(error).__name__}: {text.strip()}".split("\n")[0].removesuffix(": ")[:300]
 
 
 def arguments_of(name: str, factory: Any) -> Mapping[str, inspect.Parameter]:
@@ -320,9 +329,7 @@ def call(name: str, factory: Any, options: Mapping[str, Any], offered: Mapping[s
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     except Exception as error:
-        file, line = _place(error)
-        at = f" ({Path(file).name}, line {line})" if line else ""
-        raise UsageError(f"{name} cannot be made: {_line(error)}{at}") from error
+        raise UsageError(f"{name} cannot be made: {told(error)}") from error
 
 
 def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:

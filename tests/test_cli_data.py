@@ -368,7 +368,7 @@ def test_samples_are_the_batch_that_training_gets(folder, data):
     step, made = 5, experiment(folder, augment=data.pop("augment", ()), **data)
     found = samples(made, step, 8)
     trainer = Trainer.from_experiment(replace(made, train=replace(made.train, devices=1)))
-    expected = jax.jit(trainer.inputs.batch)(trainer.inputs.at(step))
+    expected = jax.jit(trainer.inputs.batch)(trainer.stream.at(step))
     trainer.inputs.close()
     images = 255 * (np.asarray(expected["image"]) * trainer.data.norms.std + trainer.data.norms.mean)
     mask = np.asarray(expected["mask"])

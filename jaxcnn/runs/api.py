@@ -219,7 +219,7 @@ def evaluate(
         trainer = Trainer.from_experiment(experiment, begun=begun, finder=found.finder, stop=stop)
         examples = trainer.data.split(split)
         if resize_to is None and trainer.data.streamed == found.description.streamed:  # else they are other pixels
-            check_data(found.folder, trainer)
+            check_data(found.folder, trainer, trainer.key)
         state = found.restore(checkpoint, trainer)
         if views == "center":
             metrics = trainer.evaluate(examples, state).metrics

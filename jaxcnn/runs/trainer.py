@@ -32,7 +32,7 @@ from jaxcnn.train.optim import make_optimizer, standard_promotion
 from jaxcnn.train.optimizers import find_optimizer
 from jaxcnn.train.parallel import Parallel, check_parts, gathered
 from jaxcnn.train.schedules import current_learning_rate, find_schedule, make_schedule
-from jaxcnn.train.state import TrainState, create_state
+from jaxcnn.train.state import TrainState, create_state, params_sha256
 from jaxcnn.train.step import make_eval_step, make_train_step
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Trainer:
           train, eval, checkpoint: length, batches and devices; when to evaluate; what `fit` keeps in a folder.
           seed: the one source of randomness.
           schedule: of the learning rate, to be logged.
-          variables: to start from, or what draws them by a key; None: initialised.
+          variables: to start from, or a function of the key that they are drawn from; None: initialised.
           callbacks: called with each row, after those of `train`; see `jaxcnn.train.callbacks`.
           finder: of callbacks that `train` names.
           devices: to train on; None: as many as `train` says.
@@ -108,7 +108,7 @@ class Trainer:
         check_parts(train.batch_size, train.accumulation_steps, len(self.parallel.devices))
         self.timetable = timetable(train, self.eval, self.checkpoint, data)
         check_fields(task, data.fields)
-        self.variables, self.schedule = variables, schedule
+        self.start, self.schedule = variables, schedule
         self.variables_like = check_init(task, model, self.batch_like(1))
         check_model(task, model, self.variables_like, self.batch_like, data.fields)
         tx = tx(self.variables_like["params"]) if callable(tx) else tx
@@ -148,10 +148,10 @@ class Trainer:
             weights = Weights(experiment.model, task, finder, init_key(jax.random.key(experiment.seed)))
         if data is None:
             own = config.mean is not None or config.std is not None or config.per_pixel_mean
-            norms = begun.norms if begun else None if own else weights
+            norms = begun.norms if begun else None if own or weights is None else weights.norms
             data = load_together(config, task, finder, stop.check, begun.streamed if begun else None, norms)
-            if weights is not None and weights.drawn is None:
-                weights(data.shapes, data.fields)
+            if weights is not None and weights.model is None:
+                weights.norms(data.shapes, data.fields)
         elif isinstance(data, Description):
             augment = tuple(made(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
@@ -167,7 +167,7 @@ class Trainer:
             **whole,
             seed=experiment.seed,
             schedule=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
-            variables=None if weights is None else weights.drawn,
+            variables=None if weights is None else weights,
             finder=finder,
             stop=stop,
         )
@@ -187,9 +187,12 @@ class Trainer:
     def initial_state(self, key: jax.Array | None = None) -> TrainState:
         """Return the state before the first step, replicated over the devices; of its own seed, or of another key."""
         key = self.key if key is None else key
-        if (variables := self.start(key)) is None:
-            variables = self.task.init(self.model, init_key(key), self.batch_like(1))
-        return self.parallel.place(self._create_state(variables, key=key))
+        return self.parallel.place(self._create_state(self._variables(key), key=key))
+
+    def _variables(self, key: jax.Array) -> Any:
+        if self.start is None:
+            return self.task.init(self.model, init_key(key), self.batch_like(1))
+        return self.start(init_key(key)) if callable(self.start) else self.start
 
     def abstract_state(self, sharding: jax.sharding.Sharding | None = None) -> TrainState:
         """Return the state's shapes, dtypes and sharding: what a checkpoint is restored into."""
@@ -205,9 +208,9 @@ class Trainer:
 
         return jax.jit(create)
 
-    def start(self, key: jax.Array) -> Any:
-        """Return the variables that the run of a key starts from; None: it is initialised."""
-        return self.variables(init_key(key)) if callable(self.variables) else self.variables
+    def weights_sha256(self, key: jax.Array) -> str | None:
+        """Return that of the variables that the run of a key starts from; None: it is initialised."""
+        return None if self.start is None else params_sha256(self._variables(key))
 
     def learning_rate(self, state: TrainState) -> float | None:
         """Return the rate that the last update used; None: it is not known."""
@@ -247,7 +250,7 @@ class Trainer:
             checkpoint=self.checkpoint,
             seed=self.seed,
             schedule=self.schedule,
-            variables=self.variables,
+            variables=self.start,
             callbacks=self.callbacks,
             devices=devices,
             stop=self.stop,

@@ -1,9 +1,7 @@
 """Whether a network, a task and data go together: told by their shapes, before anything is computed."""
 
-import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ from flax import linen as nn
 
 from jaxcnn.data.fields import Fields
 from jaxcnn.errors import UsageError, unknown
+from jaxcnn.parts import told
 from jaxcnn.tasks.base import Task, Tree, kept_dtype
 
 # Two numbers of examples that are no other size, so that what depends on them can be told.
@@ -110,7 +109,7 @@ def _check_metrics(task: Task, sums: Tree, collects: bool) -> None:
         with warnings.catch_warnings(action="ignore"):
             metrics = {"loss": 1.0, **task.metrics(ones)}
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UsageError(f"{_name(task)}.metrics does not fit its sums {_shapes(sums)}: {_line(error)}") from error
+        raise UsageError(f"{_name(task)}.metrics does not fit its sums {_shapes(sums)}: {told(error)}") from error
     except Exception:  # ones are no sums that can come about
         return
     for name, value in metrics.items():
@@ -126,19 +125,7 @@ def _shape_of(what: str, function: Callable, *like: Any) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{what}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    """Return an error, and where a user's own file raised it, in one line."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and f"{Path(__file__).parents[1]}/" not in frame.filename
-    ]
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text[:200]}{at}"
+        raise UsageError(f"{what}: {told(error)}") from error
 
 
 def _with_rows(x: jax.ShapeDtypeStruct, rows: int) -> jax.ShapeDtypeStruct:
