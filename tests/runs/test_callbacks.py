@@ -1,4 +1,4 @@
-"""What a user's functions may do while a run trains: look, add metrics, stop it; interrupted or not, the same."""
+"""A user's functions while a run trains: they look, add metrics, stop it; interrupted or not, to the same end."""
 
 from dataclasses import dataclass
 

@@ -118,14 +118,14 @@ def test_each_run_is_that_of_its_seed_alone_bit_for_bit(mode, alone, tmp_path, m
     assert [run.result for run in again] == [run.result for run in found] and len(loaded) == 1
 
 
-def test_seeds_share_the_data_and_the_program():
-    trainer = Trainer.from_experiment(EXPERIMENT)
-    keys = [jax.random.key(seed) for seed in (EXPERIMENT.seed, 6)]
-    given = [trainer.inputs.stream(key).at(0) for key in keys]
-    assert given[0].shared is given[1].shared
-    for key, each in zip(keys, given, strict=True):
-        trainer.train_step(trainer.initial_state(key), each)
-    assert trainer.train_step._cache_size() == 1
+def test_several_seeds_share_the_data_and_the_program():
+    base = Trainer.from_experiment(EXPERIMENT)
+    for seed in (5, 6):
+        key = jax.random.key(seed)
+        stream = base.inputs.stream(key)
+        assert stream.at(0).shared is base.inputs.shared
+        base.train_step(base.initial_state(key), stream.at(0))
+    assert base.train_step._cache_size() == 1
 
 
 def test_networks_mapped_over_equal_each_alone_up_to_rounding(alone, tmp_path):
@@ -145,8 +145,8 @@ def test_a_stop_saves_all_and_the_same_command_goes_on(mode, alone, tmp_path, mo
 
     def stop_at_four(self, state, position):
         save(self, state, position)
-        if position.step == 4 and (mode == "devices" or self.trainer.seed == 6):
-            if self.trainer.seed == 6:
+        if position.step == 4 and (mode == "devices" or self._identity["seed"] == 6):
+            if self._identity["seed"] == 6:
                 signal.raise_signal(signal.SIGTERM)
             while self.trainer.stop.signum is None:  # signals are the main thread's
                 time.sleep(0.001)
@@ -157,9 +157,10 @@ def test_a_stop_saves_all_and_the_same_command_goes_on(mode, alone, tmp_path, mo
     assert stopped.value.exit_code == 143
     monkeypatch.setattr(Record, "save", save)
     found = [api.find(each, tmp_path, False) for each in seeds_alone(several(mode), mode)]
-    # Two at a time, or one; the signal is seen after one step more.
-    first = ("stopped", 5) if mode == "devices" else ("finished", 8)
-    assert [(run.result.get("status"), run.result.get("step")) for run in found[:2]] == [first, ("stopped", 5)]
+    # Two at a time, or one; the signal is seen at the next step.
+    (status, step), second = ((run.result["status"], run.result["step"]) for run in found[:2])
+    assert second == ("stopped", 5)
+    assert (status, step) == ("finished", 8) if mode == "sequential" else (status == "stopped" and step in (4, 5))
     assert found[2].result.get("step", 0) == 0 and jaxcnn.load_run(found[2].path).experiment == found[2].experiment
     assert runs.resume(found[1].path, progress=False).result["status"] == "finished"  # one of them by itself
     modified = (found[1].path / "result.json").stat().st_mtime_ns
@@ -172,9 +173,9 @@ def test_a_stop_saves_all_and_the_same_command_goes_on(mode, alone, tmp_path, mo
 def test_a_loss_that_is_not_finite_ends_one_seed_alone(mode, alone, tmp_path, monkeypatch, capsys):
     start = Trainer.initial_state
 
-    def broken(self):
-        state = start(self)
-        if self.seed != 6:
+    def broken(self, key):
+        state = start(self, key)
+        if int(jax.random.key_data(key)[1]) != 6:
             return state
         return state.replace(params=jax.tree.map(lambda x: x * np.float32(np.nan), state.params))
 
@@ -211,13 +212,19 @@ def test_seeds_that_start_from_weights(tmp_path):
         path, variables, model="smooth", preprocessing=Preprocessing(size=(8, 8), channels="L", mean=(0.3,), std=(0.4,))
     )
     other = replace(EXPERIMENT, model=replace(EXPERIMENT.model, weights=path, num_classes=12))
-    base, expected, key = (
-        Trainer.from_experiment(other),
-        Trainer.from_experiment(replace(other, seed=6)),
-        jax.random.key(6),
-    )
-    jax.tree.map(np.testing.assert_array_equal, base.initial_state(key), expected.initial_state())
-    assert base.weights_sha256(key) == expected.weights_sha256(expected.key) != base.weights_sha256(base.key)
+    base, sixth = (Trainer.from_experiment(replace(other, seed=seed)) for seed in (5, 6))
+    found, expected = base.initial_state(jax.random.key(6)), sixth.initial_state()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    first = base.initial_state().params
+    np.testing.assert_array_equal(found.params["conv"]["kernel"], first["conv"]["kernel"])
+    assert (found.params["head"]["kernel"] != first["head"]["kernel"]).all()
+    # Each has its own on record, and goes on from it.
+    alone = jaxcnn.run(replace(other, seed=6), tmp_path / "alone", progress=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Record, "log", lambda self, *a: signal.raise_signal(signal.SIGTERM))
+        jaxcnn.run_seeds(several("sequential", other, seeds=2), tmp_path, progress=False)
+    _, run = jaxcnn.run_seeds(several("sequential", other, seeds=2), tmp_path, progress=False)
+    assert_same_run(run, alone)
 
 
 @pytest.mark.parametrize(
