@@ -265,7 +265,7 @@ def _imported(what: str, run: Callable[[], ModuleType]) -> ModuleType:
     try:
         return run()
     except (Exception, SystemExit) as error:
-        file, line = place_of(error)
+        file, line = _place(error)
         at = f"{file or what}, line {line}" if line else what
         if isinstance(error, UsageError):
             raise UsageError(f"{at}: {error}") from error
