@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +271,7 @@ def make_record(run: Run, trainer: Trainer, command: str, started: float, **opti
         if run.sources.sha256 not in known:
             programs = programs_of(run.experiment, trainer.data.describe(), run.sources, run.finder)
             values = {"sources": [*known, run.sources.sha256], "files": dict(run.sources.files)}
-            folder.write("program", values | programs.to_json())
+            folder.write("program", values | asdict(programs))
 
     notes = {**options.pop("notes", {}), "command": command}
     if folder.has("continued"):

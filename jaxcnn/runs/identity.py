@@ -16,9 +16,8 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data import Description
 from jaxcnn.data.prepared import eval_batch, training_batch
+from jaxcnn.environment import version
 from jaxcnn.experiment import Experiment
 from jaxcnn.files import write_atomically
 from jaxcnn.keys import init_key
@@ -92,15 +92,10 @@ class Programs:
                 return f"{name}: {program.differs(then) if then else 'it is new'}"
         return None if self.batches == other.batches else "the code that makes batches and metrics differs"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        parts = {name: {"sha256": one.sha256, "operations": one.operations} for name, one in self.parts.items()}
-        return {"platform": self.platform, "programs": parts, "batches": self.batches}
-
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Programs":
-        """Return what `to_json` gave."""
-        parts = {name: Program(one["sha256"], one["operations"]) for name, one in values["programs"].items()}
+        """Return what `dataclasses.asdict` gave, which may stand among other values."""
+        parts = {name: Program(**one) for name, one in values["parts"].items()}
         return cls(values["platform"], parts, values["batches"])
 
 
@@ -130,13 +125,7 @@ def _sha256(path: Path) -> str:
 
 
 def _versions(packages: Iterable[str]) -> list[str]:
-    found = {}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "none"
-    return [f"{name} {version}" for name, version in found.items()]
+    return [f"{name} {version(name)}" for name in packages]
 
 
 def programs_of(
@@ -161,7 +150,7 @@ def programs_of(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found = trace(experiment, data, finder, platform)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-        write_atomically(path, json.dumps(found.to_json()).encode())
+        write_atomically(path, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -220,7 +209,7 @@ def _program(function: Callable, like: tuple, platform: str) -> Program:
         for line in text.splitlines()
         if "stablehlo." in line or "call @" in line or "chlo." in line
     )
-    return Program(sha256, operations)
+    return Program(sha256, dict(operations))
 
 
 def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:

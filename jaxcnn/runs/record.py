@@ -72,7 +72,8 @@ class Record:
         seed = trainer.seed if seed is None else seed
         self._key = jax.random.key(seed)
         self._first = jax.process_index() == 0
-        self._progress, self._shown = progress and self._first, shown
+        self._progress = progress and self._first
+        self._shown: Any = shown
         self._identity = {"name": name or (folder.name if folder else ""), "seed": seed}
         self._notes, self._sitting = dict(notes or {}), dict(sitting or {})
         self._started, self._identify = time.perf_counter() if started is None else started, identify
@@ -147,7 +148,7 @@ class Record:
             listed = f"{', '.join(ignored[:_LISTED])}{', ...' if len(ignored) > _LISTED else ''}"
             reports.append(f"{len(ignored)} files are not images and are passed over (see data.json): {listed}")
         for report in reports:
-            self._say(report)
+            self._shown.say(report)
         self._started -= position.wall_seconds
         before = self.folder.rows if self.folder is not None else []
         self.rows[:] = [row for row in before if row["step"] <= position.step]
@@ -183,7 +184,7 @@ class Record:
         self._tell_bad()
         step, trainer = position.step, self.trainer
         if not sums["count"]:
-            self._say(f"no row for step {step}: none of the examples since the last one can be used")
+            self._shown.say(f"no row for step {step}: none of the examples since the last one can be used")
             return ""
         found = {**trainer.task.metrics(sums["task"]), "loss": float(sums["loss"]) / float(sums["count"])}
         for name, total in sums.get("norms", {}).items():
@@ -205,14 +206,14 @@ class Record:
         """Return the final state: with exact BatchNorm statistics, where they are asked for."""
         if not self.trainer.train.recompute_batch_stats:
             return state
-        self._doing("measuring statistics")
+        self._shown.doing("measuring statistics")
         return self.trainer.recompute_batch_stats(state)
 
     def save(self, state: TrainState, position: Position) -> None:
         """Save a checkpoint, and remove those that are no longer kept."""
         if self.folder is None:
             return
-        self._doing("saving")
+        self._shown.doing("saving")
         position.wall_seconds = time.perf_counter() - self._started
         position.bad_examples = self.trainer.data.found_bad()
         if self._log is not None:
@@ -221,7 +222,7 @@ class Record:
         if self._log is not None:
             best = self.folder.best_step(*self.trainer.task.best)
             self.folder.checkpoints.prune(self.trainer.checkpoint.keep, best)
-        self._doing("training")
+        self._shown.doing("training")
 
     def stop_requested(self, step: int) -> int | None:
         """Return the signal that asked for a stop."""
@@ -229,8 +230,7 @@ class Record:
 
     def progress(self, step: int, loss: float) -> None:
         """Show the step and a recent loss."""
-        if self._shown is not None:
-            self._shown.step(step, loss)
+        self._shown.step(step, loss)
 
     # The end -------------------------------------------------------------------------------------------------------
 
@@ -295,14 +295,14 @@ class Record:
 
     def _score(self, name: str, state: TrainState) -> tuple[Scores, str]:
         step, split = self.position.step, self.trainer.data.split(name)
-        self._doing("evaluating")
+        self._shown.doing("evaluating")
         scores = self.trainer.evaluate(split, state)
         if not np.isfinite(scores.metrics["loss"]):
             raise NonFinite(f"the {name} loss", step)
         row = {f"{name}/{key}": float(value) for key, value in scores.metrics.items()}
         asked = self._write(step, row, state)
         self._tell_bad()
-        self._doing("training")
+        self._shown.doing("training")
         return scores._replace(metrics=row), asked
 
     def _write(self, step: int, row: dict[str, float], state: TrainState, rate: float = 0.0) -> str:
@@ -325,10 +325,9 @@ class Record:
         self.rows.append({"step": step, **row})
         if self._log is not None:
             self._log.write(step, row)
-        if self._shown is not None:
-            self._shown.row(step, row, rate)
-            if asked:
-                self._shown.say(f"ends at step {step}: {asked}")
+        self._shown.row(step, row, rate)
+        if asked:
+            self._shown.say(f"ends at step {step}: {asked}")
         return asked
 
     def _tell_bad(self) -> None:
@@ -338,7 +337,7 @@ class Record:
             for bad in examples.bad:
                 if bad.name not in told:
                     told.add(bad.name)
-                    self._say(f"passed over an example of {split}: {bad.name}: {bad.reason}")
+                    self._shown.say(f"passed over an example of {split}: {bad.name}: {bad.reason}")
 
     def _draw(self, test: Examples, scores: Scores) -> None:
         """Draw the task's figures; none of them may cost a result, whatever it raises."""
@@ -355,16 +354,8 @@ class Record:
 
             figures = self.trainer.task.figures(finished)
         except Exception as error:  # matplotlib is an extra
-            return self._say(f"no figures: {_line(error)}")
-        write_figures(figures, self.folder.path / "figures", self._say)
-
-    def _say(self, text: str) -> None:
-        if self._shown is not None:
-            self._shown.say(text)
-
-    def _doing(self, what: str) -> None:
-        if self._shown is not None:
-            self._shown.doing(what)
+            return self._shown.say(f"no figures: {_line(error)}")
+        write_figures(figures, self.folder.path / "figures", self._shown.say)
 
 
 def check_data(folder: RunFolder, trainer: Any, key: jax.Array) -> None:

@@ -240,21 +240,10 @@ class Trainer:
 
     def on(self, devices: Sequence[jax.Device]) -> "Trainer":
         """Return this trainer on other devices."""
-        return Trainer(
-            self.model,
-            self.tx,
-            self.task,
-            self.data,
-            train=replace(self.train, callbacks=()),
-            eval=self.eval,
-            checkpoint=self.checkpoint,
-            seed=self.seed,
-            schedule=self.schedule,
-            variables=self.start,
-            callbacks=self.callbacks,
-            devices=devices,
-            stop=self.stop,
-        )
+        names = ("eval", "checkpoint", "seed", "schedule", "callbacks", "stop")
+        same: dict[str, Any] = {name: getattr(self, name) for name in names} | {"variables": self.start}
+        train = replace(self.train, callbacks=())
+        return Trainer(self.model, self.tx, self.task, self.data, train=train, devices=devices, **same)
 
     def fit(self, folder: str | Path | None = None, *, progress: bool = True) -> dict[str, float]:
         """Train to the end and return the final metrics; they, and all rows, are in `rows`, the state in `state`.

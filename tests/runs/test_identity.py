@@ -148,10 +148,11 @@ def test_what_computes_the_same_is_the_same_program(mine):
 def test_programs_are_the_same_in_every_process_and_on_any_number_of_devices(mine):
     code = f"""
 import json, sys
+from dataclasses import asdict
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_identity import Mine
-print(json.dumps(Mine(Path({str(mine.folder)!r})).programs().to_json()))
+print(json.dumps(asdict(Mine(Path({str(mine.folder)!r})).programs())))
 """
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"PYTHONHASHSEED": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=200)
@@ -213,7 +214,7 @@ def test_a_resume_refuses_another_program_unless_it_is_accepted(mine, capsys):
     assert resume(run.path, code=[mine.folder], accept_program=True).result["status"] == "finished"
     now = run.folder.read("program")
     assert now["sources"][0] == known["sources"][0] and len(now["sources"]) == 2
-    assert now["programs"]["the training step"] != known["programs"]["the training step"]
+    assert now["parts"]["the training step"] != known["parts"]["the training step"]
     assert set(now["files"]) == set(FILES)
 
 
