@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import initialisers
-from jaxcnn.models.inputs import check_images, input_errors
+from jaxcnn.models.signatures import check_images, input_errors
 from jaxcnn.models.trace import trace
 
 

@@ -20,7 +20,7 @@ from flax.errors import ModifyScopeVariableError
 
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models.base import Model, initial_variables
-from jaxcnn.models.inputs import call_parameters, input_errors, own_errors, takes_train
+from jaxcnn.models.signatures import call_parameters, input_errors, own_errors, takes_train
 
 # What a call may be told in place of `train`, and would not be.
 _OTHER_SWITCHES = ("training", "is_training", "deterministic")

@@ -20,7 +20,7 @@ from jaxcnn.experiment import Experiment
 from jaxcnn.runs.averaging import score_views
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.runs.identity import Programs, programs_of
-from jaxcnn.runs.reading import Run, load_run, on_devices
+from jaxcnn.runs.loaded import Run, load_run, on_devices
 from jaxcnn.runs.record import Record, check_data
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped

@@ -16,7 +16,7 @@ from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import Experiment
 from jaxcnn.progress import SeedsProgress, TrainProgress
 from jaxcnn.runs.api import find, make_record
-from jaxcnn.runs.reading import Run
+from jaxcnn.runs.loaded import Run
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import choose_devices
