@@ -59,13 +59,13 @@ def _main(arguments: list[str]) -> int:
     except MemoryError:
         return _say(f"error: out of memory: {_SMALLER}", 1)
     except Exception as error:
+        # JAX's own type for it can only be named by importing JAX.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            return _say(f"error: out of device memory: {_SMALLER}", 1)
         if is_of_part(error):
             return _say(f"error: {told(error)}", 1)
         if isinstance(error, OSError):
             return _say(f"error: {error.strerror or error}: {error.filename or 'while writing'}", 1)
-        # JAX's own type for it can only be named by importing JAX.
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-            return _say(f"error: out of device memory: {_SMALLER}", 1)
         raise
 
 

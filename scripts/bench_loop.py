@@ -67,7 +67,7 @@ class Bare:
     def __init__(self, trainer: Trainer) -> None:
         """Compile it and make one step."""
         self._step = jaxcnn.jit(trainer.make_step(), donate_argnums=0)
-        self._batch: dict[str, Any] = jaxcnn.jit(trainer.inputs.batch)(trainer.inputs.at(0))
+        self._batch: dict[str, Any] = jaxcnn.jit(trainer.inputs.batch)(trainer.stream.at(0))
         self._state = trainer.initial_state()
         self.rate(1)
 

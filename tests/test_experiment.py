@@ -7,7 +7,7 @@ import types
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ BASE = Experiment(
 
 @dataclass(frozen=True)
 class Own:
-    """Could be a task, an optimiser, a schedule, a callback or a transform of a user's."""
+    """Could be a task, an optimiser, a schedule, a callback, a crop or a transform of a user's."""
 
     width: float = 1.0
     names: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Own:
     def __call__(self, *arguments):
         """Of a callback or transform."""
 
-    losses = rule = make = __call__
+    losses = rule = make = box = __call__
 
 
 def from_dict(values):
@@ -98,6 +98,13 @@ SPECIAL = {
 }
 
 
+DATA = [
+    {"source": "tfds", "options": {}, "image_size": 8, "resize_to": None, "pipeline": "streaming", "mean": None},
+    {"source": "mine.py:load", "options": {"a": 1}, "name": "", "image_size": 8, "resize_to": 9, "resize": "bilinear"}
+    | {"pipeline": "auto", "per_pixel_mean": False},
+]
+
+
 def values_of(hint):
     """Values of a field's type, as JSON or Python has them, floats that are whole numbers among them."""
     found = st.one_of(*(alternative(one, notes) for one, notes in alternatives(hint)))
@@ -120,6 +127,8 @@ def alternative(one, notes):
         return found.map(sorted if notes else list).flatmap(lambda xs: st.sampled_from([xs, tuple(xs)]))
     if origin is dict:
         return st.dictionaries(st.text(max_size=5), values_of(parts[1]), max_size=3)
+    if one is Any:  # an object, which is nobody's configuration
+        return st.nothing()
     within = next((note for note in notes if isinstance(note, Interval)), Interval())
     low = within.least if within.above is None else within.above
     high = within.most if within.below is None else within.below
@@ -144,7 +153,7 @@ def tree_of(draw, kind):
     for name, hint in hints(kind).items():
         special = name in SPECIAL and not (name == "name" and kind is not Experiment)
         values[name] = draw(SPECIAL[name] if special else values_of(hint))
-    return values
+    return values | (draw(st.sampled_from(DATA)) if kind is DataConfig else {})
 
 
 def has_own(value):
@@ -227,6 +236,7 @@ OTHERS = {
     "train.ema_decay": 0.5,
     "data.source": "digits",
     "model.options": {"a": 1},
+    "data.options": {"a": 1},
     "train.frozen": ("stem/*",),
     "schedule.boundaries": (3, 4),
     "train.callbacks": (EarlyStopping(),),
@@ -254,6 +264,14 @@ def other(name, hint, value):
         return not value
     within = next((note for note in notes if isinstance(note, Interval)), Interval())
     return next(number for number in (value + 1, value / 2, 0.5) if number != value and number in within)
+
+
+# What a field of the data asks of others.
+ALSO = {
+    "data.source": {"name": ""},
+    "data.options": {"name": "", "source": "mine.py:load"},
+    "data.resize_to": {"image_size": 5},
+}
 
 
 IMMATERIAL = {
@@ -288,6 +306,7 @@ FIELDS = [
 def test_the_fingerprint_covers_what_matters(base, name, hint):
     also = {"warmup_steps": 2} if name.endswith("warmup_start") else {}
     base = replace(base, schedule=replace(base.schedule, **also)) if also else base
+    base = replace(base, data=replace(base.data, **ALSO.get(name, {})))
     changed = with_field(base, name, other(name, hint, field(base, name)))
     assert changed != base
     if name in IMMATERIAL:
@@ -295,8 +314,8 @@ def test_the_fingerprint_covers_what_matters(base, name, hint):
     else:
         assert fingerprint(changed) != fingerprint(base)
         mine, other_value = (field(to_tree(each), name) for each in (changed, base))
-        if name == "model.options":
-            name, mine = "model.options.a", 1
+        if name.endswith(".options"):
+            name, mine = f"{name}.a", 1
         elif name == "data.train_crop":
             name, mine = "data.train_crop.kind", "random_resized_crop"
         other_value = None if other_value == {} else other_value
@@ -438,7 +457,11 @@ def test_where_the_data_are(tmp_path, monkeypatch):
         ("data.augment", [{"pad": 4}], "data.augment[0].kind is missing: expected flip or pad_crop or "),
         ("data.augment", [{"kind": "pad_crop", "pad": 0.5}], "data.augment[0].pad is 0.5: expected a whole number"),
         ("data.augment", [{"kind": "flip", "p": 1}], "unknown field 'data.augment[0].p': "),
-        ("data.train_crop", [], "data.train_crop is []: expected RandomResizedCrop or ScaleJitter or None"),
+        (
+            "data.train_crop",
+            [],
+            "data.train_crop is []: expected RandomResizedCrop or ScaleJitter or a crop of your own",
+        ),
         ("data.train_crop", {"kind": "x"}, "unknown data.train_crop 'x': valid choices are random_resized_crop"),
         ("data.source", "tfsd", "unknown data.source 'tfsd': did you mean 'tfds'?"),
         ("data.source", 3, "data.source is 3: expected tfds or digits or npz or folder"),

@@ -1,7 +1,7 @@
 """From a configuration, or an object, to splits that are ready to train on: `load`."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.data.bad import BadExamples
+from jaxcnn.data.bad import Bad, BadExamples
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import AnyCrop
 from jaxcnn.data.description import Description
@@ -27,6 +27,9 @@ from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.parts import Finder, check_call, made
 from jaxcnn.preprocessing import Preprocessing
+
+# Bad examples of a split that are named where all are counted.
+_BAD_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,33 @@ class Dataset:
         if name not in splits:
             raise unknown("split", name, splits)
         return splits[name]
+
+    def checksums(self) -> dict[str, str]:
+        """Return what tells the examples of each split from others, see `Examples.fingerprint`."""
+        return {name: split.fingerprint() for name, split in self.splits().items()}
+
+    def found_bad(self) -> dict[str, list[tuple[int, str, str]]]:
+        """Return index, name and reason of the examples of each split that reading found to be of no use."""
+        return {
+            name: [(index, *bad) for index, bad in sorted(split.unusable.items())]
+            for name, split in self.splits().items()
+            if isinstance(split, Reader) and split.unusable
+        }
+
+    def restore_bad(self, found: Mapping[str, Sequence[tuple[int, str, str]]]) -> None:
+        """Take up what `found_bad` gave, so that these examples are not tried again."""
+        for name, bad in found.items():
+            split = self.splits()[name]
+            assert isinstance(split, Reader)
+            split.restore_unusable({index: Bad(*rest) for index, *rest in bad})
+
+    def describe_bad(self) -> dict[str, Any]:
+        """Return how many examples of each split are of no use, and the first of them, as JSON values."""
+        found = {name: split.bad for name, split in self.splits().items() if split.bad}
+        return {
+            name: {"count": len(bad), "examples": [one._asdict() for one in bad[:_BAD_NAMED]]}
+            for name, bad in found.items()
+        }
 
     def describe(self) -> Description:
         """Return all but the examples."""

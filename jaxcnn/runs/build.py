@@ -56,26 +56,33 @@ def find_model(config: ModelConfig, outputs: int | None, finder: Finder) -> nn.M
 
 
 class Weights:
-    """The file that `model.weights` names, read once the data are known: how many classes, how large images."""
+    """The file that `model.weights` names: what a run starts from."""
 
     def __init__(self, config: ModelConfig, task: Task, finder: Finder, key: jax.Array) -> None:
-        """Note the file; a head for other classes than its own is initialised by `key`."""
-        self.config, self.task, self.finder, self.key = config, task, finder, key
-        self.variables: Variables | None = None
+        """Note the file; it is read once the data are known: how many classes, how large images."""
+        self.config, self.task, self.finder, self._key = config, task, finder, key
+        self.model: nn.Module | None = None
+        self._read: Variables | None = None
 
-    def __call__(self, shapes: Mapping[str, Any], fields: Fields) -> data_sets.Norms | None:
-        """Read the variables and return what images were normalised by when they were trained; None: they do not say.
+    def __call__(self, key: jax.Array) -> "Variables":
+        """Return the variables; a head for other classes than the file's own is drawn from `key`."""
+        if self._read is None or (jax.random.key_data(key) != jax.random.key_data(self._key)).any():
+            from jaxcnn.weights.pretrained import pretrained
+
+            assert self.model is not None
+            self._key, self._read = key, pretrained(self.config, self.model, self.images, key)
+        return self._read
+
+    def norms(self, shapes: Mapping[str, Any], fields: Fields) -> data_sets.Norms | None:
+        """Return what images were normalised by when the weights were trained; None: they do not say.
 
         Raises:
           UsageError: the file is not one of weights, of another architecture, or of images that are not such as here.
         """
-        from jaxcnn.weights.pretrained import pretrained
-
         image = shapes["image"]
-        model = find_model(self.config, self.task.outputs(fields), self.finder)
-        images = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
-        self.variables = pretrained(self.config, model, images, self.key)
-        prepared, name = self.variables.preprocessing, f"model.weights {self.config.weights}"
+        self.model = find_model(self.config, self.task.outputs(fields), self.finder)
+        self.images = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
+        prepared, name = self(self._key).preprocessing, f"model.weights {self.config.weights}"
         if prepared is None:
             return None
         if prepared.channels == "BGR":

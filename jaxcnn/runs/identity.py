@@ -44,7 +44,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _NO_BATCHES = {"__init__.py", "augment.py", "fields.py", "samples.py", "survey.py", "views.py"}
 # What images are decoded and resized by.
 _DECODERS = ("numpy", "pillow", "opencv-python-headless", "simplejpeg")
-_SYMBOL = re.compile(r"@\"?([\w.$-]+)\"?")
+_SYMBOL = re.compile(r'@"?((?<=")[^"]+|[\w.$-]+)"?')  # a name such as <lambda> is quoted
 _NAMES = re.compile(r"\{?[\w.]*result_info = \"[^\"]*\"\}?|\bloc\([^)]*\)|^module @\S+")
 _VALUE = re.compile(r"%[\w:#]+")
 
@@ -82,7 +82,7 @@ class Programs:
     parts: Mapping[str, Program]
     """In the order in which a difference is told: the model, ..."""
     batches: str
-    """SHA-256 of the code that makes batches on the host."""
+    """SHA-256 of the code that makes batches and metrics on the host."""
 
     def differs(self, other: "Programs") -> str | None:
         """Return the first difference, as part of a sentence; None: there is none."""
@@ -90,7 +90,7 @@ class Programs:
             if name not in other.parts or program.sha256 != other.parts[name].sha256:
                 then = other.parts.get(name)
                 return f"{name}: {program.differs(then) if then else 'it is new'}"
-        return None if self.batches == other.batches else "the code that makes batches differs"
+        return None if self.batches == other.batches else "the code that makes batches and metrics differs"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

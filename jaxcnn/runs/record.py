@@ -12,8 +12,6 @@ import jax
 import numpy as np
 
 from jaxcnn.data import Examples
-from jaxcnn.data.bad import Bad
-from jaxcnn.data.streaming import Reader
 from jaxcnn.environment import environment
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
@@ -30,8 +28,8 @@ from jaxcnn.train.parallel import together
 from jaxcnn.train.state import TrainState, params_sha256
 from jaxcnn.train.step import Sums
 
-# Bad examples of a split that `result.json` names, and files that are no examples that a message does.
-_BAD_NAMED, _LISTED = 100, 5
+# Files that are no examples, of which a message names so many.
+_LISTED = 5
 
 
 class Record:
@@ -117,7 +115,7 @@ class Record:
         newest = 0
         if folder is not None:
             with together():
-                check_data(folder, trainer)
+                check_data(folder, trainer, self._key)
                 if self._first:
                     folder.checkpoints.recover()
             newest = max(folder.checkpoints.steps(), default=0)
@@ -133,8 +131,7 @@ class Record:
         except TypeError as error:
             path = folder.checkpoints.path(newest)
             raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
-        for name, bad in self.position.bad_examples.items():
-            trainer.data.splits()[name].restore_unusable({index: Bad(*rest) for index, *rest in bad})
+        trainer.data.restore_bad(self.position.bad_examples)
         return state, wait
 
     def _open(self) -> None:
@@ -162,7 +159,10 @@ class Record:
         """Write what the run is made of, where that has not been done yet, and return what to report."""
         assert self.folder is not None
         self._identify()
-        self.folder.write_once("data", {**self.trainer.data.describe().to_json(), **checksums(self.trainer)})
+        if not self.folder.has("data"):
+            data, weights = self.trainer.data, self.trainer.weights_sha256(self._key)
+            more = {"sha256": data.checksums(), "weights_sha256": weights}
+            self.folder.write("data", {**data.describe().to_json(), **more})
         here = environment() | self._sitting
         if not self.folder.has("environment"):
             self.folder.write("environment", here)
@@ -214,7 +214,7 @@ class Record:
             return
         self._doing("saving")
         position.wall_seconds = time.perf_counter() - self._started
-        position.bad_examples = _bad_examples(self.trainer.data)
+        position.bad_examples = self.trainer.data.found_bad()
         if self._log is not None:
             self._log.sync()
         self.folder.checkpoints.save(position.step, state, vars(position))
@@ -283,7 +283,7 @@ class Record:
     def note(self, status: str, **values: Any) -> None:
         """Write `result.json`."""
         if self._log is not None and self.folder is not None:
-            bad = {"bad_examples": _describe_bad(self.trainer.data)}
+            bad = {"bad_examples": self.trainer.data.describe_bad()}
             head = {"status": status, **self._identity, "step": self.position.step}
             self.folder.write("result", {**head, **values, **bad, **self._notes})
 
@@ -351,16 +351,12 @@ class Record:
 
         finished = Finished(self.folder.rows, scores.collected, images, self.trainer.data.fields)
         try:
-            from jaxcnn.report.canvas import png
+            from jaxcnn.report.canvas import write_figures
 
             figures = self.trainer.task.figures(finished)
         except Exception as error:  # matplotlib is an extra
             return self._say(f"no figures: {_line(error)}")
-        for name, draw in figures.items():
-            try:
-                write_atomically(self.folder.path / "figures" / f"{name}.png", png(draw()))
-            except Exception as error:
-                self._say(f"no figure {name}: {_line(error)}")
+        write_figures(figures, self.folder.path / "figures", self._say)
 
     def _say(self, text: str) -> None:
         if self._shown is not None:
@@ -371,7 +367,7 @@ class Record:
             self._shown.doing(what)
 
 
-def check_data(folder: RunFolder, trainer: Any) -> None:
+def check_data(folder: RunFolder, trainer: Any, key: jax.Array) -> None:
     """Compare the trainer's data, and the weights it starts from, with those that the run began with, if it did.
 
     Raises:
@@ -380,33 +376,15 @@ def check_data(folder: RunFolder, trainer: Any) -> None:
     if not folder.has("data"):
         return
     values = folder.read("data")
-    if trainer.weights_sha256 not in (None, values.get("weights_sha256")):
+    if trainer.weights_sha256(key) not in (None, values.get("weights_sha256")):
         raise UsageError(f"{folder.path}: model.weights does not hold the weights it began with")
     saved = values.get("sha256")
     if saved is None:
         raise UsageError(f"{folder.path}/data.json has no sha256: another version of jaxcnn wrote it, train it anew")
-    splits = trainer.data.splits()
+    today = trainer.data.checksums()
     for name, digest in saved.items():
-        if name not in splits or splits[name].fingerprint() != digest:
+        if today.get(name) != digest:
             raise UsageError(f"{folder.path}: the {name} examples are not those it began with")
-
-
-def checksums(trainer: Any) -> dict[str, Any]:
-    """Return what tells a trainer's data and weights from others."""
-    found = {name: split.fingerprint() for name, split in trainer.data.splits().items()}
-    return {"sha256": found, "weights_sha256": trainer.weights_sha256}
-
-
-def _bad_examples(data: Any) -> dict[str, list[tuple[int, str, str]]]:
-    """Return index, name and reason of the examples of each streamed split that turned out to be of no use."""
-    streamed = {name: split for name, split in data.splits().items() if isinstance(split, Reader) and split.unusable}
-    return {name: [(index, *bad) for index, bad in sorted(split.unusable.items())] for name, split in streamed.items()}
-
-
-def _describe_bad(data: Any) -> dict[str, Any]:
-    """Return how many examples of each split are of no use, and the first of them."""
-    found = {name: split.bad for name, split in data.splits().items() if split.bad}
-    return {n: {"count": len(bad), "examples": [one._asdict() for one in bad[:_BAD_NAMED]]} for n, bad in found.items()}
 
 
 def _line(error: Exception) -> str:

@@ -68,7 +68,7 @@ class Trainer:
         checkpoint: CheckpointConfig | None = None,
         seed: int = 0,
         schedule: optax.Schedule | None = None,
-        variables: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | Callable[[jax.Array], Mapping[str, Any]] | None = None,
         callbacks: Sequence[Any] = (),
         finder: Finder | None = None,
         devices: Sequence[jax.Device] | None = None,
@@ -85,7 +85,7 @@ class Trainer:
           train, eval, checkpoint: length, batches and devices; when to evaluate; what `fit` keeps in a folder.
           seed: the one source of randomness.
           schedule: of the learning rate, to be logged.
-          variables: to start from; None: initialised.
+          variables: to start from, or a function of the key that they are drawn from; None: initialised.
           callbacks: called with each row, after those of `train`; see `jaxcnn.train.callbacks`.
           finder: of callbacks that `train` names.
           devices: to train on; None: as many as `train` says.
@@ -148,10 +148,10 @@ class Trainer:
             weights = Weights(experiment.model, task, finder, init_key(jax.random.key(experiment.seed)))
         if data is None:
             own = config.mean is not None or config.std is not None or config.per_pixel_mean
-            norms = begun.norms if begun else None if own else weights
+            norms = begun.norms if begun else None if own or weights is None else weights.norms
             data = load_together(config, task, finder, stop.check, begun.streamed if begun else None, norms)
-            if weights is not None and weights.variables is None:
-                weights(data.shapes, data.fields)
+            if weights is not None and weights.model is None:
+                weights.norms(data.shapes, data.fields)
         elif isinstance(data, Description):
             augment = tuple(made(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
@@ -167,7 +167,7 @@ class Trainer:
             **whole,
             seed=experiment.seed,
             schedule=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
-            variables=None if weights is None else weights.variables,
+            variables=None if weights is None else weights,
             finder=finder,
             stop=stop,
         )
@@ -186,10 +186,13 @@ class Trainer:
 
     def initial_state(self, key: jax.Array | None = None) -> TrainState:
         """Return the state before the first step, replicated over the devices; of its own seed, or of another key."""
-        key, variables = self.key if key is None else key, self.start
-        if variables is None:
-            variables = self.task.init(self.model, init_key(key), self.batch_like(1))
-        return self.parallel.place(self._create_state(variables, key=key))
+        key = self.key if key is None else key
+        return self.parallel.place(self._create_state(self._variables(key), key=key))
+
+    def _variables(self, key: jax.Array) -> Any:
+        if self.start is None:
+            return self.task.init(self.model, init_key(key), self.batch_like(1))
+        return self.start(init_key(key)) if callable(self.start) else self.start
 
     def abstract_state(self, sharding: jax.sharding.Sharding | None = None) -> TrainState:
         """Return the state's shapes, dtypes and sharding: what a checkpoint is restored into."""
@@ -205,10 +208,9 @@ class Trainer:
 
         return jax.jit(create)
 
-    @property
-    def weights_sha256(self) -> str | None:
-        """Of the variables that it starts from; None: it is initialised."""
-        return None if self.start is None else params_sha256(self.start)
+    def weights_sha256(self, key: jax.Array) -> str | None:
+        """Return that of the variables that the run of a key starts from; None: it is initialised."""
+        return None if self.start is None else params_sha256(self._variables(key))
 
     def learning_rate(self, state: TrainState) -> float | None:
         """Return the rate that the last update used; None: it is not known."""

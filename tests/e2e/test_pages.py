@@ -94,7 +94,7 @@ def test_the_loop_of_ones_own_takes_forty_lines():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/own-parts.md", "docs/own-loop.md", "docs/tasks.md", "docs/runs.md"]
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("own-parts", "own-loop", "tasks", "runs", "weights"))]
 )
 def test_code_is_formatted_as_the_project_is(page, tmp_path):
     for number, (_, kind, text) in enumerate(BLOCK.findall((ROOT / page).read_text())):
@@ -102,6 +102,7 @@ def test_code_is_formatted_as_the_project_is(page, tmp_path):
             (tmp_path / f"block{number}.py").write_text(text)
     config = ["--config", str(ROOT / "pyproject.toml")]
     run_in(tmp_path, sys.executable, "-m", "ruff", "format", *config, "--check", str(tmp_path))
+    run_in(tmp_path, sys.executable, "-m", "ruff", "check", *config, "--select", "F", "--ignore", "F821", str(tmp_path))
 
 
 def test_links_lead_somewhere():

@@ -75,7 +75,7 @@ def test_evaluation_counts_297_images_once(devices, batch_size):
     metrics, collected, _ = found.evaluate(state=found.initial_state())
     logits, expected = collected["logits"], unbatched()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    right = (logits.argmax(-1) == found.data.test.labels).sum()
+    right = (logits.argmax(-1) == found.data.test.arrays["label"]).sum()
     assert metrics["accuracy"] == right / 297
     assert 0 < right < 297
 
@@ -84,7 +84,7 @@ def test_evaluation_counts_297_images_once(devices, batch_size):
 def unbatched():
     """Return the logits of one call, on one device."""
     found = make(devices=1)
-    images = (found.data.test.images / np.float32(255) - found.data.norms.mean) / found.data.norms.std
+    images = (found.data.test.arrays["image"] / np.float32(255) - found.data.norms.mean) / found.data.norms.std
     return np.asarray(jax.jit(found.model.apply)(found.initial_state().variables, images))
 
 
@@ -94,7 +94,7 @@ def test_exact_statistics_are_the_same_for_every_way_to_train():
     state, _ = one.train_step(state, one.stream.at(0))
     state = jax.tree.map(np.array, state)
     expected = one.recompute_batch_stats(one.parallel.place(state))
-    images = (one.data.train.images.astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
+    images = (one.data.train.arrays["image"].astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
     kernel = np.asarray(state.params["stem"]["conv"]["kernel"], np.float64)
     first = np.asarray(
         jax.lax.conv_general_dilated(

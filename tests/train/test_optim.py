@@ -435,7 +435,7 @@ def test_one_as_a_value_is_taken_and_written_by_its_name(own, tmp_path):
         ("nothing", {}, "mine.py:nothing gives 3: expected an optax.GradientTransformation"),
         ("fails", {}, "mine.py:fails cannot be made: RuntimeError: no luck (mine.py, line "),
         ("Signs", {"scael": 2}, "unknown option of mine.py:Signs 'scael': did you mean 'scale'?"),
-        ("Almost", {}, "mine.py:Almost gives Almost(): expected an optax.GradientTransformation"),
+        ("Almost", {}, "mine.py:Almost is Almost(): expected a class or a function"),
         ("clipt", {}, "unknown name in mine.py 'clipt': did you mean 'clipped'?"),
         ("jax", {}, "mine.py:jax is <module 'jax'"),
     ],
