@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jaxcnn.arguments import parse, take_file, value_of
+from jaxcnn.arguments import filled, parse, take_file, value_of
 from jaxcnn.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def call(group: str, commands: Mapping[str, Any], words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: {group} COMMAND ...\n")
         for name, command in commands.items():
-            print(f"  {name:10}{(inspect.getdoc(command) or '').splitlines()[0]}")
+            says = (inspect.getdoc(command) or "").splitlines()[0]
+            print(filled(says, initial_indent=f"  {name:10}", subsequent_indent=" " * 12))
         version = "; `--version` tells the version" * (group == "jaxcnn")
         print(f"\n`{group} COMMAND --help` explains each{version}.")
         return 0 if words else 2

@@ -491,14 +491,24 @@ def test_each_field_has_a_docstring(kind):
     assert arguments.docs(kind).keys() >= hints(kind).keys() - {"kind"}
 
 
-def test_help_without_a_file(capsys):
-    for words in (["--help"], ["train", "--help"], ["evaluate", "-h"], ["models", "--help"], ["summary", "--help"]):
+def test_help_without_a_file(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (
+        ["--help"],
+        ["data", "--help"],
+        ["predict", "--help"],
+        ["train", "--help"],
+        ["evaluate", "-h"],
+        ["models", "--help"],
+        ["summary", "--help"],
+    ):
         try:
             code = cli._main(words)
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()
         assert not code and out.startswith("usage: jaxcnn") and not err
+        assert max(map(len, out.splitlines())) <= 80
     assert cli._main([]) == 2
     assert cli._main(["--version"]) == 0
     assert capsys.readouterr().out.endswith("0.1.0\n")
