@@ -197,10 +197,11 @@ def _literal(word: str) -> Any:
         return word
 
 
-def filled(text: str, **indents: str) -> str:
+def filled(text: str, first: str = "", others: str = "") -> str:
     """Return a paragraph in lines that fit the terminal."""
     width = min(shutil.get_terminal_size().columns, 100)
-    return textwrap.fill(text, width=width, break_on_hyphens=False, break_long_words=False, **indents)
+    wrapper = textwrap.TextWrapper(width, first, others, break_on_hyphens=False, break_long_words=False)
+    return wrapper.fill(text)
 
 
 def _help(command: str, description: str, options: Mapping[str, _Option], positional: str) -> str:
@@ -223,7 +224,7 @@ def _help(command: str, description: str, options: Mapping[str, _Option], positi
         default = f"default: {_shown(option.default)}"
         says = [one] * (not option.is_switch) + [default] * (option.default is not MISSING)
         text = f"{docs(option.owner).get(name.rpartition('.')[2], '')} ({'; '.join(says)})".strip()
-        text = filled(text, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        text = filled(text, " " * 6, " " * 6)
         rooms.setdefault(room, []).append(f"  {shown}\n{text}")
     lines += [f"\n{room}:\n" + "\n".join(found) for room, found in rooms.items() if found]
     return "\n".join(lines)

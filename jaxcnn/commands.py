@@ -105,7 +105,7 @@ def call(group: str, commands: Mapping[str, Any], words: Sequence[str]) -> int:
         print(f"usage: {group} COMMAND ...\n")
         for name, command in commands.items():
             says = (inspect.getdoc(command) or "").splitlines()[0]
-            print(filled(says, initial_indent=f"  {name:10}", subsequent_indent=" " * 12))
+            print(filled(says, f"  {name:10}", " " * 12))
         version = "; `--version` tells the version" * (group == "jaxcnn")
         print(f"\n`{group} COMMAND --help` explains each{version}.")
         return 0 if words else 2
