@@ -19,10 +19,6 @@ class Command:
     positional: ClassVar[str] = ""
     """The field that is no option."""
 
-    def __call__(self) -> None:
-        """Do what was asked for, and print what came of it."""
-        raise NotImplementedError
-
     @classmethod
     def main(cls, called: str, words: Sequence[str]) -> int | None:
         """Do what words after the command ask for, and return the exit code, None for 0.
@@ -40,13 +36,12 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class OfExperiment(Command):
-    """A command whose options are those of an experiment, too, which a file exports; it is called with that."""
+    """A command whose options are those of an experiment, too, which a file exports.
+
+    It is called with the experiment, and with the words that it was asked for by.
+    """
 
     positional = "file"
-
-    def __call__(self, experiment: Any = None, command: Sequence[str] = ()) -> None:
-        """Do it; `command` is how it was called."""
-        raise NotImplementedError
 
     @classmethod
     def without_file(cls, words: Sequence[str]) -> "Experiment | None":
