@@ -224,11 +224,18 @@ def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
     own = finder.sources([source] if is_reference(source) else [])
     texts = [path.read_text() for path in [*paths, *own.values()]]
     parts = [trainer.task.metrics, trainer.task.score, *trainer.callbacks]
-    for part in parts:
-        code = part if inspect.isroutine(part) or isinstance(part, type) else type(part)
-        texts.append(textwrap.dedent(inspect.getsource(code)))
+    texts += [textwrap.dedent(inspect.getsource(one)) for part in parts for one in _functions(part)]
     lines = [*_versions(_DECODERS), *map(_without_comments, texts), *map(repr, experiment.train.callbacks)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _functions(part: Any) -> list[Any]:
+    """Return a function, or the methods of a class or value: Python finds the source of a class only by its module."""
+    part = inspect.unwrap(getattr(part, "func", part))
+    if inspect.isroutine(part):
+        return [part]
+    found = inspect.getmembers(part if isinstance(part, type) else type(part), inspect.isfunction)
+    return [one for _, one in found if not one.__code__.co_filename.startswith("<")]
 
 
 @cache
