@@ -104,7 +104,7 @@ class Train(OfExperiment):
         folder = value_of("--resume", words)
         return None if folder is None else runs.load_run(folder).experiment
 
-    def __call__(self, experiment: Any = None, command: Sequence[str] = ()) -> None:
+    def __call__(self, experiment: "Experiment", command: Sequence[str]) -> None:
         prepare_process(distributed=self.distributed)
         import jax
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxcnn.commands import Command, OfExperiment, call
 from jaxcnn.errors import UsageError, unknown
@@ -11,6 +11,9 @@ from jaxcnn.files import check_writable
 from jaxcnn.process import prepare_process
 from jaxcnn.stop import StopFlag
 from jaxcnn.typed import Count, Interval, Probability
+
+if TYPE_CHECKING:
+    from jaxcnn.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class Show(OfExperiment):
     step: Annotated[int, Interval(least=0, most=2**31 - 1)] = 0
     """The training step whose batch it is."""
 
-    def __call__(self, experiment: Any = None, command: Sequence[str] = ()) -> None:
+    def __call__(self, experiment: "Experiment", command: Sequence[str]) -> None:
         output = self.output or Path(f"{experiment.name}_samples.png")
         _check_picture(output)
         from jaxcnn.report.canvas import house_style, png

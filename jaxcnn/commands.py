@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jaxcnn.arguments import parse, take_file, value_of
+from jaxcnn.arguments import filled, parse, take_file, value_of
 from jaxcnn.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -18,10 +18,6 @@ class Command:
 
     positional: ClassVar[str] = ""
     """The field that is no option."""
-
-    def __call__(self) -> None:
-        """Do what was asked for, and print what came of it."""
-        raise NotImplementedError
 
     @classmethod
     def main(cls, called: str, words: Sequence[str]) -> int | None:
@@ -40,13 +36,12 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class OfExperiment(Command):
-    """A command whose options are those of an experiment, too, which a file exports; it is called with that."""
+    """A command whose options are those of an experiment, too, which a file exports.
+
+    It is called with the experiment, and with the words that it was asked for by.
+    """
 
     positional = "file"
-
-    def __call__(self, experiment: Any = None, command: Sequence[str] = ()) -> None:
-        """Do it; `command` is how it was called."""
-        raise NotImplementedError
 
     @classmethod
     def without_file(cls, words: Sequence[str]) -> "Experiment | None":
@@ -104,7 +99,8 @@ def call(group: str, commands: Mapping[str, Any], words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: {group} COMMAND ...\n")
         for name, command in commands.items():
-            print(f"  {name:10}{(inspect.getdoc(command) or '').splitlines()[0]}")
+            says = (inspect.getdoc(command) or "").splitlines()[0]
+            print(filled(says, f"  {name:10}", " " * 12))
         version = "; `--version` tells the version" * (group == "jaxcnn")
         print(f"\n`{group} COMMAND --help` explains each{version}.")
         return 0 if words else 2

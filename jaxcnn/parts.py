@@ -62,7 +62,7 @@ class Finder:
     installed: bool = True
     """Whether installed packages are looked through, too, and files outside of these folders taken by their path."""
     before: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Where files were when they were read before, by name; told where one is no longer found."""
+    """Where a run had its files, by name: told where one is no longer found."""
 
     def find(self, reference: str) -> Any:
         """Return what a reference names.
@@ -117,7 +117,7 @@ class Finder:
         more = "; --code FOLDER names another that may be imported from" * (not self.installed)
         if outside is not None:
             raise UsageError(f"{where} is {outside}, which is not {looked}{more}")
-        was = [f"; it was {self.before[str(name)]}" for name in wanted if str(name) in self.before]
+        was = [f"; the run had it as {self.before[str(name)]}" for name in wanted if str(name) in self.before]
         near = [name for folder in places for name in (_files_in(folder, wanted[0]) if is_file else _beside(folder))]
         also = " and installed" * (self.installed and not is_file)
         kind = "file" if is_file else "module"

@@ -127,7 +127,9 @@ def resume(
         differ = experiments.differences(experiment, found.experiment)
         if set(differ) - {"train.steps", "train.epochs"} or (differ and not found.folder.finished):
             raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")
-        finder = replace(experiment.finder, folders=(*experiment.finder.folders, *code))
+        finder = found.finder
+        if experiment.code is not None:  # the file was named by whoever asks; what a run names is data
+            finder = replace(finder, folders=(experiment.code, *code), installed=True)
         found = Run(found.path, finder, found.experiment if differ else experiment)
     has_program = found.folder.has("program") and found.folder.has("data")
     differs = _differs(found, progress) if has_program else None

@@ -1,6 +1,8 @@
 """From what an experiment names to objects: network, task, data, weights to start from."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,7 +29,7 @@ def find_task(task: Any, finder: Finder) -> Task:
       UsageError: there is no such part, or it is none.
     """
     found = made(task, finder)
-    if not isinstance(found, Task) and isinstance(task, Part):
+    if isinstance(task, Part) and (inspect.isroutine(found) or isinstance(found, partial)):
         found = call(task.name, found, {})
     if not isinstance(found, Task):
         raise UsageError(f"task is a {type(found).__name__}: expected a jaxcnn.Task")
