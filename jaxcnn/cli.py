@@ -221,7 +221,7 @@ class Summary(Command):
 
         published = MODELS[self.name].input_shape if self.name in MODELS else (224, 224, 3)
         model = find_model(
-            ModelConfig(name=self.name, num_classes=self.num_classes, options=self.options), None, Finder()
+            ModelConfig(name=self.name, num_classes=self.num_classes, options=self.options), Finder(), None
         )
         if len(self.input) not in (0, 1, 3):
             raise UsageError(

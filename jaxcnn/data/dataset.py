@@ -127,7 +127,7 @@ def load(
     finder: Finder = Finder(),  # noqa: B008
     like: Like | None = None,
     streamed: bool | None = None,
-    norms: Norms | Callable[[Mapping[str, Any], Fields], Norms | None] | None = None,
+    norms: Norms | Callable[[Mapping[str, Any], Fields], tuple[Any, Any] | None] | None = None,
     poll: Poll = lambda: None,
 ) -> Dataset:
     """Return the data set that `config` describes: in memory, or streamed where it is too large for that.

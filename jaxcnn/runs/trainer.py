@@ -19,7 +19,7 @@ from jaxcnn.data.order import batches_per_epoch
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.keys import init_key
 from jaxcnn.parts import Finder, made
-from jaxcnn.runs.build import Weights, find_model, find_task, load_together
+from jaxcnn.runs.build import find_model, find_task, load_together
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Task
 from jaxcnn.tasks.check import check_fields, check_init, check_kinds, check_model
@@ -143,9 +143,12 @@ class Trainer:
         stop = StopFlag() if stop is None else stop
         finder = finder or experiment.finder
         task, config, train = find_task(experiment.task, finder), experiment.data, experiment.train
-        weights = None
+        network, weights = partial(find_model, experiment.model, finder), None
         if experiment.model.weights is not None and begun is None and data is None:
-            weights = Weights(experiment.model, task, finder, init_key(jax.random.key(experiment.seed)))
+            from jaxcnn.weights.pretrained import Pretrained
+
+            key = init_key(jax.random.key(experiment.seed))
+            weights = Pretrained(experiment.model, lambda fields: network(task.outputs(fields)), key)
         if data is None:
             own = config.mean is not None or config.std is not None or config.per_pixel_mean
             norms = begun.norms if begun else None if own or weights is None else weights.norms
@@ -155,7 +158,7 @@ class Trainer:
         elif isinstance(data, Description):
             augment = tuple(made(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
-        model = find_model(experiment.model, task.outputs(data.fields), finder)
+        model = network(task.outputs(data.fields))
         optim, schedule = find_optimizer(experiment.optim, finder), find_schedule(experiment.schedule, finder)
         whole: dict[str, Any] = {"train": train, "eval": experiment.eval, "checkpoint": experiment.checkpoint}
         steps = timetable(**whole, data=data).total_steps
@@ -167,7 +170,7 @@ class Trainer:
             **whole,
             seed=experiment.seed,
             schedule=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
-            variables=None if weights is None else weights,
+            variables=weights,
             finder=finder,
             stop=stop,
         )

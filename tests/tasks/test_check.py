@@ -84,7 +84,7 @@ def test_parts_that_go_together(task, size):
         (
             mine(losses=lambda self, outputs, batch: outputs - batch["image"]),
             Net(),
-            "the model's output float32[batch, 3] does not fit Mine on image float32[batch, 4, 4, 1]; label ",
+            "the model's output float32[batch, 3] does not fit Mine on image float32[batch, 4, 4, 1]; label int32",
         ),
         (
             mine(losses=lambda self, outputs, batch: outputs.sum()),
