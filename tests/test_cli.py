@@ -406,7 +406,9 @@ def test_ones_own_parts_that_fail(refused, monkeypatch, tmp_path, words, message
 def at_home(folder, monkeypatch):
     """Work in a folder that holds nothing but a user's files."""
     monkeypatch.chdir(folder)
-    for name, text in {"nets.py": MINE, "broken.py": "\nimport nowhere", "syntax.py": "def f(:"}.items():
+    Path("angles").mkdir()  # a package, which no file is called after
+    files = {"nets.py": MINE, "broken.py": "\nimport nowhere", "syntax.py": "def f(:", "angles/__init__.py": ""}
+    for name, text in files.items():
         Path(name).write_text(text)
     Path("digits.py").write_text((ROOT / DIGITS).read_text())
 
