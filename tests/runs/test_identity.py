@@ -42,6 +42,7 @@ def arrays():
 from dataclasses import dataclass
 from jaxcnn import Classification
 import jax.numpy as jnp
+from hooks import Largest
 from tasks_of_mine import Scored
 
 def darker(key, batch, fields):
@@ -49,6 +50,11 @@ def darker(key, batch, fields):
 
 def watch(step, metrics, state):
     return {"twice": 2 * step}
+""",
+    "hooks.py": """
+class Largest:
+    def __call__(self, step, metrics, state):
+        return {"largest": 1.0 * max(metrics.values())}
 """,
     "tasks_of_mine.py": """
 from dataclasses import dataclass
@@ -81,7 +87,7 @@ class Mine:
             data=DataConfig(source="numbers_of_mine.py:arrays", augment=(Part(name="mine.py:darker"),)),
             task=Part(name="mine.py:Scored"),
             optim=Adam(learning_rate=1e-2),
-            train=TrainConfig(batch_size=8, steps=2, devices=1, callbacks=(Part(name="mine.py:watch"),)),
+            train=TrainConfig(batch_size=8, steps=2, devices=1, callbacks=("mine.py:watch", "mine.py:Largest")),
             checkpoint=CheckpointConfig(tensorboard=False),
             code=folder,
         )
@@ -121,6 +127,7 @@ def said(capsys):
         ("tasks_of_mine.py", '"label"] * 1', '"label"] * 3', r"the training step: \d+ of \d+ operations differ"),
         ("tasks_of_mine.py", "/ 7", "/ 8", "the code that makes batches and metrics differs"),
         ("mine.py", "2 * step", "3 * step", "the code that makes batches and metrics differs"),
+        ("hooks.py", "1.0", "2.0", "the code that makes batches and metrics differs"),
         ("numbers_of_mine.py", "rng(0)", "rng(1)", "the code that makes batches and metrics differs"),
     ],
 )
