@@ -90,9 +90,9 @@ class Train(OfExperiment):
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. RUNS_DIR must be shared."""
     quiet: bool = False
     """Show no progress."""
-    code: tuple[Path, ...] = ()
-    """With --resume: folders that the run's own parts (nets.py:tiny) may be imported from, beside the working
-    folder."""
+    code: tuple[str, ...] = ()
+    """With --resume: folders and installed packages that the run's own parts (nets.py:tiny) may be imported from,
+    beside the working folder."""
     accept_program: bool = False
     """With --resume: go on even where code has changed what the run computes."""
 
@@ -132,8 +132,9 @@ class _OfRun(Command):
     """The run folder."""
     checkpoint: Literal["last", "best"] = "last"
     """The newest, or the best on the validation split."""
-    code: tuple[Path, ...] = ()
-    """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
+    code: tuple[str, ...] = ()
+    """Folders and installed packages that the run's own parts (nets.py:tiny) may be imported from, beside the working
+    folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxcnn.commands import Command, OfExperiment, call
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.files import check_writable
+from jaxcnn.files import check_writable, write_atomically
 from jaxcnn.process import prepare_process
 from jaxcnn.stop import StopFlag
 from jaxcnn.typed import Count, Interval, Probability
@@ -37,7 +37,6 @@ class Show(OfExperiment):
         import jax
 
         from jaxcnn.data.samples import training_samples
-        from jaxcnn.files import write_atomically
         from jaxcnn.progress import WorkProgress
         from jaxcnn.report.sheet import sample_sheet
 

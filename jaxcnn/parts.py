@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,8 +61,31 @@ class Finder:
     """In this order; the working folder comes after them."""
     installed: bool = True
     """Whether installed packages are looked through, too, and files outside of these folders taken by their path."""
+    packages: tuple[str, ...] = ()
+    """Installed packages that may be imported from even so."""
     before: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where a run had its files, by name: told where one is no longer found."""
+
+    @classmethod
+    def of_data(cls, code: Iterable[str | Path], before: Mapping[str, str] | None = None) -> "Finder":
+        """Return what finds the parts that data name, a run or weights: in the working folder and what a user names.
+
+        Args:
+          code: folders, and installed packages by name.
+          before: where a run had its files.
+
+        Raises:
+          UsageError: there is no such folder or package.
+        """
+        folders, packages = list[Path](), list[str]()
+        for each in map(Path, code):
+            if each.expanduser().is_dir():
+                folders.append(each)
+            elif str(each).isidentifier() and find_spec(str(each)) is not None:
+                packages.append(str(each))
+            else:
+                raise UsageError(f"--code {each} is neither a folder nor an installed package")
+        return cls(tuple(folders), installed=False, packages=tuple(packages), before=before or {})
 
     def find(self, reference: str) -> Any:
         """Return what a reference names.
@@ -106,7 +129,7 @@ class Finder:
             if self.installed or path.is_relative_to(folder):
                 return load_file(path) if is_file else _load(where, folder, path), folder
             outside = path
-        if self.installed and not is_file:
+        if not is_file and (self.installed or where.partition(".")[0] in self.packages):
             try:
                 return _imported(where, lambda: importlib.import_module(where)), Path(sysconfig.get_path("purelib"))
             except UsageError as error:
@@ -114,7 +137,8 @@ class Finder:
                 if not (isinstance(cause, ModuleNotFoundError) and f"{where}.".startswith(f"{cause.name}.")):
                     raise
         looked = f"in {', '.join(map(str, places))}"
-        more = "; --code FOLDER names another that may be imported from" * (not self.installed)
+        what = "FOLDER" if is_file else "FOLDER or PACKAGE"
+        more = f"; --code {what} names another that may be imported from" * (not self.installed)
         if outside is not None:
             raise UsageError(f"{where} is {outside}, which is not {looked}{more}")
         was = [f"; the run had it as {self.before[str(name)]}" for name in wanted if str(name) in self.before]

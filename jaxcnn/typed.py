@@ -334,6 +334,8 @@ def _own(note: Open, hint: Any, value: Any, name: str) -> Any:
         return value
     if isinstance(value, str) and is_reference(value):
         return Part(name=value)
+    if isinstance(value, str) and value.endswith(".py"):
+        raise UsageError(f"{name} is {value!r}: expected {value}:NAME, {note.what} that it holds")
     if isinstance(value, Mapping) and is_reference(str(value.get("kind", ""))):
         options = {key: item for key, item in value.items() if key != "kind"}
         return Part(name=str(value["kind"]), options=options)

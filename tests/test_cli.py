@@ -94,7 +94,7 @@ def asked(monkeypatch):
         ("models --json=yes", "--json takes no value: write --json or --no-json"),
         ("summary", "NAME is missing: expected text, see jaxcnn summary --help"),
         ("summary resnt50", "unknown model 'resnt50': did you mean 'resnet50'?"),
-        ("summary nets.py", "model.name is 'nets.py': expected nets.py:NAME, as the file calls the network"),
+        ("summary nets.py", "model.name is 'nets.py': expected nets.py:NAME, a network that it holds"),
         ("summary resnet50 --input 0", "--input is [0]: expected a list of whole numbers, 1 or more"),
         ("summary resnet50 --input x", "--input is ['x']: expected a list of whole numbers, 1 or more"),
         ("summary resnet50 --input 3 4", "--input is 3 4: expected a side, or height, width, channels"),
@@ -172,6 +172,8 @@ def test_commands_that_cannot_be(refused, words, message):
         ("--optim.eps 1e-3", "unknown option --optim.eps: did you mean --optim?"),
         ("--optim rmsprop --optim.eps-in-sqrt maybe", "unexpected argument 'maybe'"),
         ("--optim nowhere:mine", "unknown module 'nowhere'"),
+        ("--optim nowhere.py", "--optim is 'nowhere.py': expected nowhere.py:NAME, an optimiser that it holds"),
+        ("--data.augment flip nets.py", "--data.augment[1] is 'nets.py': expected nets.py:NAME, a transform that it "),
         ("--optim optax:sdg", "unknown name in optax 'sdg': did you mean 'sgd'?"),
         ("--optim optax:sgd", "optax:sgd takes a learning_rate: give it among its options, such as 0.1"),
         (
@@ -359,7 +361,7 @@ def source():
         ("--model.name angle.py:tiny", "unknown file 'angle.py': did you mean 'nets.py'? (looked in {here}"),
         ("--model.name sub/nets.py:tiny", "unknown file 'sub/nets.py': did you mean 'nets.py'? (looked in {here}"),
         ("--model.name nets.py:tinny", "unknown name in nets.py 'tinny': did you mean 'tiny'?"),
-        ("--model.name nets.py", "model.name is 'nets.py': expected nets.py:NAME, as the file calls the network"),
+        ("--model.name nets.py", "model.name is 'nets.py': expected nets.py:NAME, a network that it holds"),
         ("--model.name nets.py:np", "the module numpy is no model: expected a flax.linen.Module, its class"),
         ("--model.name nets.py:one", "one needs 'x': expected it among the model's options"),
         ("--model.name broken.py:tiny", "{here}/broken.py, line 2, cannot be run: ModuleNotFoundError: No module nam"),
@@ -404,7 +406,9 @@ def test_ones_own_parts_that_fail(refused, monkeypatch, tmp_path, words, message
 def at_home(folder, monkeypatch):
     """Work in a folder that holds nothing but a user's files."""
     monkeypatch.chdir(folder)
-    for name, text in {"nets.py": MINE, "broken.py": "\nimport nowhere", "syntax.py": "def f(:"}.items():
+    Path("angles").mkdir()  # a package, which no file is called after
+    files = {"nets.py": MINE, "broken.py": "\nimport nowhere", "syntax.py": "def f(:", "angles/__init__.py": ""}
+    for name, text in files.items():
         Path(name).write_text(text)
     Path("digits.py").write_text((ROOT / DIGITS).read_text())
 

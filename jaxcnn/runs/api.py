@@ -97,7 +97,7 @@ def resume(
     *,
     progress: bool = True,
     command: str = "",
-    code: Sequence[Path] = (),
+    code: Sequence[str | Path] = (),
     accept_program: bool = False,
 ) -> Run:
     """Go on with the run in `folder`; with `experiment`, only if it differs in nothing that matters.
@@ -110,7 +110,7 @@ def resume(
       experiment: in place of the run's.
       progress: show progress on stderr.
       command: noted in `result.json`.
-      code: folders that the run's own parts may be imported from, beside the working folder; see `load_run`.
+      code: see `load_run`.
       accept_program: go on even where the code has changed what is computed.
 
     Raises:
@@ -129,7 +129,7 @@ def resume(
             raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")
         finder = found.finder
         if experiment.code is not None:  # the file was named by whoever asks; what a run names is data
-            finder = replace(finder, folders=(experiment.code, *code), installed=True)
+            finder = replace(finder, folders=(experiment.code, *finder.folders), installed=True)
         found = Run(found.path, finder, found.experiment if differ else experiment)
     has_program = found.folder.has("program") and found.folder.has("data")
     differs = _differs(found, progress) if has_program else None
@@ -188,7 +188,7 @@ def evaluate(
     views: str = "center",
     scales: Sequence[int] = (),
     resize_to: int | None = None,
-    code: Sequence[Path] = (),
+    code: Sequence[str | Path] = (),
 ) -> dict[str, float]:
     """Return the metrics of a run's checkpoint on a split, on whatever devices there are.
 

@@ -47,7 +47,7 @@ def find_model(config: ModelConfig, finder: Finder, outputs: int | None) -> nn.M
         options: dict[str, Any] = {"num_classes": num_classes, "dtype": config.dtype, **config.options}
         return models.build(finder.find(config.name), **options)
     if config.name.endswith(".py"):
-        raise UsageError(f"model.name is {config.name!r}: expected {config.name}:NAME, as the file calls the network")
+        raise UsageError(f"model.name is {config.name!r}: expected {config.name}:NAME, a network that it holds")
     given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     return models.create(config.name, **given, dtype=config.dtype, **config.options)  # type: ignore[arg-type]
 

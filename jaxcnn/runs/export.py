@@ -19,7 +19,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(
-    run: str | Path, folder: str | Path, *, checkpoint: str = "last", code: Sequence[Path] = ()
+    run: str | Path, folder: str | Path, *, checkpoint: str = "last", code: Sequence[str | Path] = ()
 ) -> tuple[Path, Path]:
     """Write `model.safetensors` and `model.stablehlo` into `folder`, and return their paths.
 

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     import pandas
 
 
-def load_run(folder: str | Path, *, code: Sequence[Path] = ()) -> "Run":
+def load_run(folder: str | Path, *, code: Sequence[str | Path] = ()) -> "Run":
     """Return the run in a folder, finished or not.
 
     Args:
       folder: of the run.
-      code: folders that its own parts may be imported from, beside the working folder. Nothing else is imported: a run
-        folder is data, and may be somebody else's.
+      code: folders that its own parts may be imported from, beside the working folder, and names of installed
+        packages. Nothing else is imported: a run folder is data, and may be somebody else's.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is none, or no such code.
     """
     folder = Path(folder)
     if not (folder / "experiment.json").is_file():
@@ -52,7 +52,7 @@ def load_run(folder: str | Path, *, code: Sequence[Path] = ()) -> "Run":
     found = RunFolder(folder)
     files = found.read("program").get("files", {}) if found.has("program") else {}
     before = {name: file["path"] for name, file in files.items()}
-    return Run(folder, Finder(tuple(map(Path, code)), installed=False, before=before))
+    return Run(folder, Finder.of_data(code, before))
 
 
 class Run:

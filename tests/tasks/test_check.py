@@ -3,12 +3,14 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
+import jaxcnn
 from jaxcnn.data import Image, Label, Value
 from jaxcnn.errors import UsageError
 from jaxcnn.tasks import Classification, Task
-from jaxcnn.tasks.check import check_fields, check_init, check_model
+from jaxcnn.tasks.check import check_fields, check_init, check_kinds, check_model
 
 
 class Net(nn.Module):
@@ -138,3 +140,25 @@ def test_what_does_not_fit_is_told_with_the_shapes(task, model, message):
 def test_a_number_of_classes_is_never_taken_for_that_of_examples():
     with pytest.raises(UsageError, match=r"float32\[batch, 7, 7, 7\]: classification takes float32\[batch, 7\]"):
         check(Classification(), Net(7, maps=True), 7, 7)
+
+
+KINDS = {"model": nn.Dense(2), "tx": optax.sgd(0.1), "task": jaxcnn.Classification()}
+
+
+def test_kinds_that_parts_are_of():
+    check_kinds(**KINDS)
+    check_kinds(**KINDS | {"tx": lambda params: optax.sgd(0.1)})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("model", "resnet18", "model is 'resnet18': expected a Linen module that is made"),
+        ("model", nn.Dense, "model is <class 'flax.linen.linear.Dense'>: expected a Linen module that is made"),
+        ("tx", jaxcnn.Adam(), "tx is Adam(learning_rate=0.1, .*: expected an Optax transformation"),
+        ("task", jaxcnn.Classification, "expected a jaxcnn.Task that is made"),
+    ],
+)
+def test_kinds_that_parts_are_not_of(name, wrong, message):
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        check_kinds(**KINDS | {name: wrong})
