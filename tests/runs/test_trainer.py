@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +15,30 @@ import jaxcnn
 from jaxcnn import AdamW, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, StepDecay, TrainConfig
 from jaxcnn.data import load
 from jaxcnn.errors import UsageError
-from jaxcnn.models import MODELS, resnet
+from jaxcnn.models import MODELS
 from jaxcnn.runs import Trainer
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Classification
 
+
+class Tiny(nn.Module):
+    """Two convolutions with BatchNorm, Flax's own."""
+
+    num_classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for number in range(2):
+            x = nn.Conv(4, (3, 3), padding=1, use_bias=False, name=f"conv{number}")(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, name=f"bn{number}")(x))
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
 EXPERIMENT = Experiment(
     name="trainer",
-    model=ModelConfig(name="resnet_tiny", options={"stem": "cifar"}),
+    model=ModelConfig(name="tiny"),
     data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:297]"),
     optim=Momentum(learning_rate=0.05),
     train=TrainConfig(batch_size=24, steps=3),
@@ -30,8 +47,7 @@ EXPERIMENT = Experiment(
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """Put the smallest network with BatchNorm among the models."""
-    monkeypatch.setitem(MODELS, "resnet_tiny", replace(MODELS["resnet20"], factory=resnet.resnet_tiny))
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["resnet20"], factory=Tiny))
 
 
 def make(experiment=EXPERIMENT, **train):
@@ -95,7 +111,7 @@ def test_exact_statistics_are_the_same_for_every_way_to_train():
     state = jax.tree.map(np.array, state)
     expected = one.recompute_batch_stats(one.parallel.place(state))
     images = (one.data.train.arrays["image"].astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
-    kernel = np.asarray(state.params["stem"]["conv"]["kernel"], np.float64)
+    kernel = np.asarray(state.params["conv0"]["kernel"], np.float64)
     first = np.asarray(
         jax.lax.conv_general_dilated(
             *map(jnp.float32, (images, kernel)), (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -103,8 +119,8 @@ def test_exact_statistics_are_the_same_for_every_way_to_train():
         np.float64,
     )
     assert len(first) == 100  # which 24 does not divide
-    np.testing.assert_allclose(expected.batch_stats["stem"]["bn"]["mean"], first.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(expected.batch_stats["stem"]["bn"]["var"], first.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(expected.batch_stats["bn0"]["mean"], first.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(expected.batch_stats["bn0"]["var"], first.var((0, 1, 2)), rtol=1e-4)
     for way in (
         {"devices": 4},
         {"devices": 4, "parallel": "pmap"},
@@ -134,7 +150,7 @@ def test_the_averaged_parameters_are_those_evaluated():
     metrics, collected, _ = found.evaluate(state=zero)
     assert (metrics["accuracy"], np.abs(collected["logits"]).max()) == (0.0, 0.0)  # ties are mistakes
     exact = found.recompute_batch_stats(zero).batch_stats  # of the averaged parameters, too
-    assert np.all(exact["stem"]["bn"]["var"] == 0)
+    assert np.all(exact["bn0"]["var"] == 0)
 
 
 def test_a_stop_is_seen_while_evaluating_and_recomputing():
@@ -183,7 +199,7 @@ def test_refusals(train, message):
 def by_hand(**fields):
     """Return a trainer of ready objects, which is that of the experiment."""
     data = load(replace(EXPERIMENT.data, image_size=8))
-    model = resnet.resnet_tiny(stem="cifar", num_classes=10)
+    model = Tiny()
     tx = optax.sgd(0.05, momentum=0.9)
     train = TrainConfig(batch_size=24, steps=5, log_every=2, devices=1)
     return Trainer(model, tx, Classification(), data, train=train, eval=EvalConfig(every=2), **fields)
