@@ -13,12 +13,12 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.parts import is_reference, reference_of
+from jaxcnn.parts import Part, is_reference, reference_of
 
 Option = bool | int | float | str | tuple[int, ...]
 """What a user's part and a model can be made with."""
@@ -100,16 +100,6 @@ class Open:
     """In words, such as "a transform"."""
     method: str
     """What an own dataclass must have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A user's own part by its name, `file.py:name` or `package.module:name`, and what it is made with."""
-
-    name: str
-    """See `jaxcnn.parts`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments: JSON values."""
 
 
 class Config:
@@ -344,6 +334,8 @@ def _own(note: Open, hint: Any, value: Any, name: str) -> Any:
         return value
     if isinstance(value, str) and is_reference(value):
         return Part(name=value)
+    if isinstance(value, str) and value.endswith(".py"):
+        raise UsageError(f"{name} is {value!r}: expected {value}:NAME, {note.what} that it holds")
     if isinstance(value, Mapping) and is_reference(str(value.get("kind", ""))):
         options = {key: item for key, item in value.items() if key != "kind"}
         return Part(name=str(value["kind"]), options=options)

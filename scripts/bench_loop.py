@@ -23,7 +23,7 @@ import numpy as np
 
 import jaxcnn
 from jaxcnn import backend
-from jaxcnn.runs.environment import environment
+from jaxcnn.environment import environment
 from jaxcnn.runs.trainer import Trainer
 
 _SHAPES = {"lenet5": (28, 28, 1), "resnet20": (32, 32, 3)}
@@ -67,7 +67,7 @@ class Bare:
     def __init__(self, trainer: Trainer) -> None:
         """Compile it and make one step."""
         self._step = jaxcnn.jit(trainer.make_step(), donate_argnums=0)
-        self._batch: dict[str, Any] = jaxcnn.jit(trainer.inputs.batch)(trainer.inputs.at(0))
+        self._batch: dict[str, Any] = jaxcnn.jit(trainer.inputs.batch)(trainer.stream.at(0))
         self._state = trainer.initial_state()
         self.rate(1)
 

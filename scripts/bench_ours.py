@@ -199,7 +199,7 @@ def epoch_seconds(
     for epoch in range(1 + repeats):
         start = time.perf_counter()
         for step in range(epoch * steps, (epoch + 1) * steps):
-            state, sums = trainer.train_step(state, trainer.inputs.at(step))
+            state, sums = trainer.train_step(state, trainer.stream.at(step))
         jax.block_until_ready(sums)
         seconds.append(time.perf_counter() - start)
     return seconds[1:], steps  # The first one compiles.

@@ -21,7 +21,7 @@ from bench_loop import experiment
 
 import jaxcnn
 from jaxcnn import backend
-from jaxcnn.runs.environment import environment
+from jaxcnn.environment import environment
 from jaxcnn.runs.seeds import Mode
 
 

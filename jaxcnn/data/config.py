@@ -8,8 +8,9 @@ from jaxcnn.data.augment import Augmentation
 from jaxcnn.data.crops import ScaleJitter, TrainCrop
 from jaxcnn.data.order import LastBatch
 from jaxcnn.errors import UsageError
+from jaxcnn.parts import Part
 from jaxcnn.preprocessing import Interpolation
-from jaxcnn.typed import Config, Count, Open, Part, Positive, Probability
+from jaxcnn.typed import Config, Count, Open, Positive, Probability
 
 SourceName = Literal["tfds", "digits", "npz", "folder", "tar", "cache"]
 

@@ -13,7 +13,7 @@ from jaxcnn.data.prepared import eval_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.files import write_atomically
 from jaxcnn.parts import is_reference
-from jaxcnn.runs.reading import Run, load_run
+from jaxcnn.runs.loaded import Run, load_run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

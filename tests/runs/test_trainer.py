@@ -42,7 +42,7 @@ def test_a_trainer_starts_afresh_from_a_state_that_was_donated():
     found = make(devices=2)
 
     def one_step():
-        return jax.tree.map(np.array, found.train_step(found.initial_state(), found.inputs.at(0)))
+        return jax.tree.map(np.array, found.train_step(found.initial_state(), found.stream.at(0)))
 
     first, second = one_step(), one_step()
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -52,8 +52,8 @@ def test_a_trainer_starts_afresh_from_a_state_that_was_donated():
 def test_the_first_step_finds_the_program_compiled_before(devices):
     optim = AdamW(learning_rate=0.05)
     found = make(replace(EXPERIMENT, optim=optim), devices=devices, ema_decay=0.9)
-    wait = found.compile_meanwhile(0)
-    state, inputs = found.initial_state(), found.inputs.at(0)
+    wait = found.parallel.compile_meanwhile(found.train_step, found.abstract_state(), found.stream.like(0))
+    state, inputs = found.initial_state(), found.stream.at(0)
     wait()
     compiled = []
 
@@ -75,7 +75,7 @@ def test_evaluation_counts_297_images_once(devices, batch_size):
     metrics, collected, _ = found.evaluate(state=found.initial_state())
     logits, expected = collected["logits"], unbatched()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    right = (logits.argmax(-1) == found.data.test.labels).sum()
+    right = (logits.argmax(-1) == found.data.test.arrays["label"]).sum()
     assert metrics["accuracy"] == right / 297
     assert 0 < right < 297
 
@@ -84,17 +84,17 @@ def test_evaluation_counts_297_images_once(devices, batch_size):
 def unbatched():
     """Return the logits of one call, on one device."""
     found = make(devices=1)
-    images = (found.data.test.images / np.float32(255) - found.data.norms.mean) / found.data.norms.std
+    images = (found.data.test.arrays["image"] / np.float32(255) - found.data.norms.mean) / found.data.norms.std
     return np.asarray(jax.jit(found.model.apply)(found.initial_state().variables, images))
 
 
 def test_exact_statistics_are_the_same_for_every_way_to_train():
     one = make(devices=1)
     state = one.initial_state()
-    state, _ = one.train_step(state, one.inputs.at(0))
+    state, _ = one.train_step(state, one.stream.at(0))
     state = jax.tree.map(np.array, state)
     expected = one.recompute_batch_stats(one.parallel.place(state))
-    images = (one.data.train.images.astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
+    images = (one.data.train.arrays["image"].astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
     kernel = np.asarray(state.params["stem"]["conv"]["kernel"], np.float64)
     first = np.asarray(
         jax.lax.conv_general_dilated(
@@ -153,7 +153,7 @@ def test_learning_rate_is_that_of_the_last_update():
     found = make(replace(EXPERIMENT, schedule=schedule), devices=1)
     state, rates = found.initial_state(), []
     for step in range(3):
-        state, _ = found.train_step(state, found.inputs.at(step))
+        state, _ = found.train_step(state, found.stream.at(step))
         rates.append(found.learning_rate(state))
     np.testing.assert_allclose(rates, [0.05, 0.025, 0.0125], rtol=1e-6)
 
