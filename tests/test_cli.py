@@ -595,9 +595,10 @@ def test_a_run_finds_parts_where_it_is_told_and_nowhere_else(tiny, refused, monk
     program["files"] = {"bulky.py": {"path": "/elsewhere/bulky.py", "sha256": "0"}}
     (folder / "program.json").write_text(json.dumps(program))
     line = refused("train", "--resume", "some/body")
-    assert line.endswith(
-        "--code FOLDER names another that may be imported from; the run had it as /elsewhere/bulky.py)"
+    assert "; --code FOLDER or PACKAGE names another" in line and line.endswith(
+        "; the run had it as /elsewhere/bulky.py)"
     )
+    assert refused("train", "--resume", "some/body", "--code", "sit").startswith("--code sit is neither a folder nor")
     words = ["train", "--resume", "some/body", "--code", "site", "--accept-program"]
     assert cli._main(words) == 0 and tiny.result["params_sha256"][:16] in capsys.readouterr().out
 

@@ -319,7 +319,7 @@ def test_an_installed_package_that_is_named_may_be_imported_from(tmp_path, senti
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
     found = Finder.of_data(["bulky", tmp_path / "here"])
     assert found.find("bulky.nets:tiny") == 3 and found.folders == (tmp_path / "here",)
-    with pytest.raises(UsageError, match="there is no module|unknown module"):
+    with pytest.raises(UsageError, match=r"there is no module|unknown module"):
         found.find("other.nets:tiny")
     assert not imported()
     for name in ("bulkyy", "no/folder"):
@@ -366,7 +366,7 @@ def test_what_there_is_not(reference, message):
 def test_a_folder_with_nothing_in_it():
     with pytest.raises(UsageError, match=r"^there is no file nets.py \(looked in .*/here\)$"):
         Finder().find("nets.py:tiny")
-    with pytest.raises(UsageError, match=r"^there is no module nets \(looked in .*/here; --code FOLDER or PACKAGE names another"):
+    with pytest.raises(UsageError, match=r"^there is no module nets \(looked in .*/here; --code FOLDER or PACKAGE"):
         Finder(installed=False).find("nets:tiny")
 
 

@@ -43,10 +43,15 @@ def check_init(task: Task, model: nn.Module, batch: Tree) -> Tree:
     """Return the shapes of a model's variables, from those of a batch.
 
     Raises:
-      UsageError: it cannot be initialised with such a batch.
+      UsageError: it cannot be initialised with such a batch, or a variable holds nothing.
     """
     what = f"{type(model).__name__} cannot be initialised with {_shapes(batch)}"
-    return _shape_of(what, lambda key: task.init(model, key, batch), jax.random.key(0))
+    found = _shape_of(what, lambda key: task.init(model, key, batch), jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+        if not leaf.size:  # which no checkpoint can hold
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(f"{type(model).__name__}: {name} has shape {list(leaf.shape)}, which holds nothing")
+    return found
 
 
 def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callable[[int], Tree], fields: Fields) -> None:

@@ -162,3 +162,8 @@ def test_kinds_that_parts_are_of():
 def test_kinds_that_parts_are_not_of(name, wrong, message):
     with pytest.raises(UsageError, match=message.replace("(", r"\(")):
         check_kinds(**KINDS | {name: wrong})
+
+
+def test_a_variable_that_holds_nothing_is_told():
+    with pytest.raises(UsageError, match=r"Net: params/Dense_0/bias has shape \[0\], which holds nothing"):
+        check(Least(), Net(0))
