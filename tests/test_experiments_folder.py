@@ -18,7 +18,7 @@ from jaxcnn.data import Description, Label, Norms
 from jaxcnn.data.fields import Image as Images
 from jaxcnn.experiment import load_experiment
 from jaxcnn.models import MODELS
-from jaxcnn.runs import Trainer
+from jaxcnn.runs import Trainer, load_run
 from jaxcnn.typed import to_json
 
 ROOT = Path(__file__).parents[1]
@@ -124,7 +124,7 @@ def test_a_folder_of_images_of_ones_own(tmp_path):
     (folder,) = (tmp_path / "runs/resnet18_imagefolder").iterdir()
     result = json.loads((folder / "result.json").read_text())
     assert result["step"] == 1 and result["metrics"]["test/accuracy"] * 6 % 1 == pytest.approx(0)
-    assert json.loads((folder / "data.json").read_text())["class_names"] == ["ant", "bee"]
+    assert load_run(folder).description.class_names == ("ant", "bee")
     assert "classes" in done.stdout and str(folder.relative_to(tmp_path)) in done.stdout
 
 
