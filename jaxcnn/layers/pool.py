@@ -17,9 +17,9 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.formulations import window_slices
+from jaxcnn.layers.cpu.max_pooling import Windows, max_of_windows
 from jaxcnn.layers.geometry import Edges, Padding, output_size, per_dimension, resolve_padding
-from jaxcnn.layers.max_pooling import Windows, max_of_windows
+from jaxcnn.layers.windows import window_slices
 
 Ints = int | Sequence[int]
 

@@ -17,9 +17,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Array, Num
 
-from jaxcnn.layers.formulations import blocks_after, cropped, joined_blocks, window_slices
+from jaxcnn.layers.cpu.primitives import platform_primitive
+from jaxcnn.layers.cpu.strided_blocks import blocks_after, cropped, joined_blocks
 from jaxcnn.layers.geometry import Edges
-from jaxcnn.layers.primitives import platform_primitive
+from jaxcnn.layers.windows import window_slices
 
 
 class Windows(NamedTuple):
