@@ -14,17 +14,7 @@ sample standard deviation; docs/results.md).
 
 from pathlib import Path
 
-from jaxcnn import (
-    DataConfig,
-    EvalConfig,
-    Experiment,
-    Flip,
-    ModelConfig,
-    OptimConfig,
-    PadCrop,
-    ScheduleConfig,
-    TrainConfig,
-)
+from jaxcnn import CosineDecay, DataConfig, EvalConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, TrainConfig
 
 EXPERIMENT = Experiment(
     name="finetune_resnet20_imagenette",
@@ -37,8 +27,8 @@ EXPERIMENT = Experiment(
         image_size=32,
         augment=(PadCrop(pad=4), Flip()),
     ),
-    optim=OptimConfig(name="momentum", learning_rate=0.02, weight_decay=5e-4),
-    schedule=ScheduleConfig(name="cosine", warmup_steps=20),
+    optim=Momentum(learning_rate=0.02, weight_decay=5e-4),
+    schedule=CosineDecay(warmup_steps=20),
     train=TrainConfig(batch_size=128, epochs=20),
     eval=EvalConfig(every=100),
 )

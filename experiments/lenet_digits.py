@@ -7,15 +7,26 @@ to 2 pixels, label smoothing 0.1; a fixed random fifth is the test split.
 Command: jaxcnn train experiments/lenet_digits.py
 """
 
-from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig
+from jaxcnn import (
+    Classification,
+    CosineDecay,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    ModelConfig,
+    Momentum,
+    PadCrop,
+    TrainConfig,
+)
 
 EXPERIMENT = Experiment(
     name="lenet_digits",
     paper="LeCun et al. 1998, Proc. IEEE 86(11) (the architecture; other digits)",
     model=ModelConfig(name="lenet5"),
     data=DataConfig(source="digits", image_size=28, augment=(PadCrop(pad=2),)),
-    optim=OptimConfig(name="momentum", learning_rate=0.05, weight_decay=1e-4),
-    schedule=ScheduleConfig(name="cosine"),
-    train=TrainConfig(batch_size=64, epochs=40, label_smoothing=0.1, log_every=25),
+    task=Classification(label_smoothing=0.1),
+    optim=Momentum(learning_rate=0.05, weight_decay=1e-4),
+    schedule=CosineDecay(),
+    train=TrainConfig(batch_size=64, epochs=40, log_every=25),
     eval=EvalConfig(every=100),
 )

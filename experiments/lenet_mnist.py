@@ -8,7 +8,7 @@ Command: jaxcnn train experiments/lenet_mnist.py
 Result: 99.43 +- 0.06 % test accuracy (3 seeds, mean and sample standard deviation; docs/results.md).
 """
 
-from jaxcnn import DataConfig, Experiment, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig
+from jaxcnn import CosineDecay, DataConfig, Experiment, ModelConfig, Momentum, PadCrop, TrainConfig
 
 EXPERIMENT = Experiment(
     name="lenet_mnist",
@@ -16,7 +16,7 @@ EXPERIMENT = Experiment(
     published="test error 0.95 % (0.8 % with distortions)",
     model=ModelConfig(name="lenet5"),
     data=DataConfig(source="tfds", name="mnist", augment=(PadCrop(pad=2),)),
-    optim=OptimConfig(name="momentum", learning_rate=0.05, weight_decay=5e-4),
-    schedule=ScheduleConfig(name="cosine", warmup_steps=200),
+    optim=Momentum(learning_rate=0.05, weight_decay=5e-4),
+    schedule=CosineDecay(warmup_steps=200),
     train=TrainConfig(batch_size=128, epochs=20),
 )

@@ -9,13 +9,24 @@ Command: jaxcnn train experiments/resnet18_imagefolder.py --data.path FOLDER
 
 from pathlib import Path
 
-from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig
+from jaxcnn import (
+    Classification,
+    CosineDecay,
+    DataConfig,
+    Experiment,
+    Flip,
+    ModelConfig,
+    Momentum,
+    PadCrop,
+    TrainConfig,
+)
 
 EXPERIMENT = Experiment(
     name="resnet18_imagefolder",
     model=ModelConfig(name="resnet18"),
     data=DataConfig(source="folder", path=Path("images"), image_size=224, augment=(PadCrop(pad=16), Flip())),
-    optim=OptimConfig(name="nesterov", learning_rate=0.05, momentum=0.9, weight_decay=5e-4),
-    schedule=ScheduleConfig(name="cosine", warmup_steps=100),
-    train=TrainConfig(batch_size=64, epochs=30, label_smoothing=0.1, log_every=20),
+    task=Classification(label_smoothing=0.1),
+    optim=Momentum(learning_rate=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True),
+    schedule=CosineDecay(warmup_steps=100),
+    train=TrainConfig(batch_size=64, epochs=30, log_every=20),
 )

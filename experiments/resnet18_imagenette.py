@@ -10,14 +10,15 @@ Result: 69.44 +- 0.35 % test accuracy on a part of Imagenette, 1,500 training an
 """
 
 from jaxcnn import (
+    Classification,
+    CosineDecay,
     DataConfig,
     EvalConfig,
     Experiment,
     Flip,
     ModelConfig,
-    OptimConfig,
+    Momentum,
     RandomResizedCrop,
-    ScheduleConfig,
     TrainConfig,
 )
 
@@ -37,8 +38,9 @@ EXPERIMENT = Experiment(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    optim=OptimConfig(name="nesterov", learning_rate=0.03, weight_decay=5e-4),
-    schedule=ScheduleConfig(name="cosine", warmup_steps=100),
-    train=TrainConfig(batch_size=32, epochs=24, label_smoothing=0.1, log_every=50),
+    task=Classification(label_smoothing=0.1),
+    optim=Momentum(learning_rate=0.03, weight_decay=5e-4, nesterov=True),
+    schedule=CosineDecay(warmup_steps=100),
+    train=TrainConfig(batch_size=32, epochs=24, log_every=50),
     eval=EvalConfig(every=376),
 )

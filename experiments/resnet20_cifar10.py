@@ -9,7 +9,7 @@ therefore moves by up to 4 pixels; pixels are also divided by the standard devia
 Command: jaxcnn train experiments/resnet20_cifar10.py
 """
 
-from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig
+from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, StepDecay, TrainConfig
 
 EXPERIMENT = Experiment(
     name="resnet20_cifar10",
@@ -24,7 +24,7 @@ EXPERIMENT = Experiment(
         augment=(PadCrop(pad=4), Flip()),
         per_pixel_mean=True,
     ),
-    optim=OptimConfig(name="momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*",)),
-    schedule=ScheduleConfig(name="step", boundaries=(32_000, 48_000)),
+    optim=Momentum(learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*",)),
+    schedule=StepDecay(boundaries=(32_000, 48_000)),
     train=TrainConfig(batch_size=128, steps=64_000),
 )

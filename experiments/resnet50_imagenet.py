@@ -6,20 +6,11 @@ the rate divided by 10 at epochs 30, 60 and 80, and the last BatchNorm of each b
 streamed: random resized crops, mirrored; to test, the short side is scaled to 256 and the central 224x224 cut out.
 (Deviation: no colour augmentation, which torchvision's recipe has not either.)
 Command: jaxcnn train experiments/resnet50_imagenet.py
-  --train.label-smoothing 0.1 is the usual option.
+  --task.label-smoothing 0.1 is the usual option.
 Not measured by us yet: it needs ImageNet and an accelerator.
 """
 
-from jaxcnn import (
-    DataConfig,
-    Experiment,
-    Flip,
-    ModelConfig,
-    OptimConfig,
-    RandomResizedCrop,
-    ScheduleConfig,
-    TrainConfig,
-)
+from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, Momentum, RandomResizedCrop, StepDecay, TrainConfig
 
 _EPOCH = -(-1_281_167 // 256)
 
@@ -39,7 +30,7 @@ EXPERIMENT = Experiment(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    optim=OptimConfig(name="momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*kernel",)),
-    schedule=ScheduleConfig(name="step", warmup_steps=5 * _EPOCH, boundaries=(30 * _EPOCH, 60 * _EPOCH, 80 * _EPOCH)),
+    optim=Momentum(learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay=("*kernel",)),
+    schedule=StepDecay(warmup_steps=5 * _EPOCH, boundaries=(30 * _EPOCH, 60 * _EPOCH, 80 * _EPOCH)),
     train=TrainConfig(batch_size=256, epochs=90),
 )

@@ -1,55 +1,89 @@
-"""Command-line arguments to typed values, by tyro; mistakes become one clear line each."""
+"""Words of a command line to values: each field of a tree of dataclasses is an option by its dotted name.
+
+`--train.batch-size 64`; a switch is on by `--train.remat`, off by `--train.no-remat`. Where a field takes one of
+several dataclasses, `--optim adam` chooses, and there are options for the fields of the one that is chosen.
+"""
 
 import ast
-import contextlib
 import dataclasses
+import functools
 import inspect
-import io
 import itertools
-import re
+import os
+import shutil
+import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import tyro
+from jaxcnn.errors import UsageError, nearest
+from jaxcnn.typed import Config, choices, default_of, expected, from_words, hints, openings, takes, variants
 
-from jaxcnn.errors import UsageError, nearest, unknown
-from jaxcnn.typed import choices, expected, hints, leaves, variants
+
+class _Option(NamedTuple):
+    """A field as an option."""
+
+    tree: int
+    """Which tree it is of."""
+    owner: type
+    """The dataclass that it is a field of."""
+    hint: Any
+    default: Any
+
+    @property
+    def is_switch(self) -> bool:
+        return self.hint is bool
+
+    @property
+    def is_many(self) -> bool:
+        """Whether any number of words follows."""
+        return takes(self.hint, tuple) or takes(self.hint, dict)
 
 
 def parse(
-    kind: type,
-    command: str,
-    description: str,
-    arguments: Sequence[str],
-    positional: str = "",
-) -> Any:
-    """Return the dataclass `kind`, its fields taken from `arguments`; `--help` prints and exits.
+    trees: Sequence[Any], command: str, description: str, words: Sequence[str], positional: str = ""
+) -> list[Any]:
+    """Return trees of dataclasses with what the words change in them; `--help` prints and exits.
 
     Args:
-      kind: what to make.
-      command: as in `jaxcnn COMMAND`.
+      trees: the defaults; or dataclasses, whose fields without one must be given.
+      command: as it is called, such as "jaxcnn train".
       description: what `--help` says first.
-      arguments: the words after the command.
-      positional: the field that is no option.
+      words: after the command.
+      positional: what is no option: a field, or a word that the caller takes.
 
     Raises:
       UsageError: an option is unknown or lacks its value, a value is of the wrong type, a word is left over.
     """
-    _hide_variants(kind)
-    flags = {_flag(name): hint for name, hint in _options(kind).items() if name != positional}
-    if {"-h", "--help"} & set(arguments):
-        _add_help(kind)
-    else:
-        _check_flags(arguments, flags)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"jaxcnn {command}", description=description, args=arguments)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(said.getvalue(), arguments, flags, command, positional)) from None
+    more = f"see {command} --help"
+    options: dict[str, _Option] = {}
+    for number, tree in enumerate(trees):
+        options |= _options(tree, number, words)
+    if {"-h", "--help"} & {*words}:
+        print(_help(command, description, options, positional))
+        sys.exit(0)
+    found, left = _take(words, {name: option for name, option in options.items() if name != positional})
+    if positional in options and left:
+        found[positional], left = (left, []) if options[positional].is_many else (left[:1], left[1:])
+    if left:
+        raise UsageError(f"unexpected argument {left[0]!r}: {more}")
+    given: list[dict[str, Any]] = [{} for _ in trees]
+    for name, option in options.items():
+        said = name.upper() if name == positional else flag_of(name)
+        if name in found:
+            given[option.tree][name] = _value(option.hint, found[name], said)
+        elif option.default is MISSING:
+            raise UsageError(f"{said} is missing: {more}")
+    for name, option in options.items():
+        values = given[option.tree]
+        if isinstance(values.get(name), str) and (chosen := variants(option.hint).get(values[name])):
+            fields = [field for field in hints(chosen) if field != "kind"]
+            inner = {field: values.pop(f"{name}.{field}", options[f"{name}.{field}"].default) for field in fields}
+            values[name] = {"kind": chosen.kind, **inner}
+    made = zip(trees, given, strict=True)
+    return [tree(**new) if isinstance(tree, type) else Config.override(tree, new) for tree, new in made]
 
 
 def take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -64,38 +98,102 @@ def take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """Return what follows `flag`, None where it is not given.
+    """Return what follows `flag`, the last time that it is given; None where it is not.
 
     Raises:
       UsageError: nothing follows.
     """
-    found = [words for name, words in _groups(arguments) if name == flag]
-    if not found:
-        return None
-    if not found[-1] or not found[-1][0]:
-        raise UsageError(f"{flag} needs a value")
-    return found[-1][0]
+    found = None
+    for number, word in enumerate(map(_hyphens, arguments)):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            found = value if equals else next((w for w in arguments[number + 1 : number + 2] if w[:2] != "--"), "")
+            if not found:
+                raise UsageError(f"{flag} needs a value")
+    return found
 
 
-def take_pairs(flag: str, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the pairs that follow each `flag` as in `--model.options shortcut B`, and the other arguments.
+def flag_of(name: str) -> str:
+    """Return the option of a field, by its dotted name."""
+    return "--" + name.replace("_", "-")
+
+
+def _negated(flag: str) -> str:
+    head, dot, last = flag[2:].rpartition(".")
+    return f"--{head}{dot}no-{last}"
+
+
+def _hyphens(word: str) -> str:
+    """Return an option with hyphens in its name, and any other word as it is."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def _options(
+    tree: Any, number: int, words: Sequence[str], prefix: str = "", kept: Any = None
+) -> Iterator[tuple[str, _Option]]:
+    """Yield the fields of a tree, or of a dataclass, as options by dotted name; what `kept` has is as it is there."""
+    kind, there = (tree, kept) if isinstance(tree, type) else (type(tree), tree)
+    for one in dataclasses.fields(kind):
+        if one.name == "kind" or not one.compare or one.name not in hints(kind):
+            continue
+        name, hint, inner = prefix + one.name, hints(kind)[one.name], {}
+        value = getattr(there, one.name) if hasattr(there, one.name) else default_of(one)
+        if variants(hint) and not takes(hint, tuple) and (word := value_of(flag_of(name), words)) is not None:
+            if (chosen := variants(hint).get(word)) is not None:
+                inner = dict(_options(chosen, number, words, f"{name}.", value))
+            else:
+                value = from_words(hint, [word], flag_of(name))
+        if not inner and dataclasses.is_dataclass(value) and not isinstance(value, type):
+            inner = dict(_options(value, number, words, f"{name}."))
+        if variants(hint) or not inner:
+            yield name, _Option(number, kind, hint, value)
+        yield from inner.items()
+
+
+def _take(words: Sequence[str], options: Mapping[str, _Option]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the words that belong to each option, by its name, and those that belong to none.
 
     Raises:
-      UsageError: the words after the flag are not pairs.
+      UsageError: there is no such option, or a switch is given a value.
     """
-    pairs: dict[str, Any] = {}
-    for name, words in _groups(arguments):
-        if name == flag:
-            if not words or len(words) % 2:
-                raise UsageError(f"{flag} takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
-            pairs |= dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
-    others: list[str] = []
-    taking = False
-    for word in arguments:
-        taking = word.split("=")[0] == flag if word.startswith("--") else taking
-        if not taking:
-            others.append(word)
-    return pairs, others
+    flags = {flag_of(name): name for name in options}
+    switches = {flag for flag, name in flags.items() if options[name].is_switch}
+    off = {_negated(flag): flag for flag in switches}
+    found: dict[str, list[str]] = {}
+    left: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        flag, equals, value = _hyphens(word).partition("=")
+        if not word.startswith("--"):
+            left.append(word)
+        elif flag in switches or flag in off:
+            on = off.get(flag, flag)
+            if equals:
+                raise UsageError(f"{flag} takes no value: write {on} or {_negated(on)}")
+            found[flags[on]] = [str(flag == on)]
+        elif flag not in flags:
+            guess = nearest(flag, sorted([*flags, *off]))
+            more = f"did you mean {guess}?" if guess else "see --help for all"
+            raise UsageError(f"unknown option {word.partition('=')[0]}: {more}")
+        else:
+            option, taken = options[flags[flag]], [value] * bool(equals)
+            while queue and not queue[0].startswith("--") and (option.is_many or not taken):
+                taken.append(queue.pop(0))
+            pairs = takes(option.hint, dict)
+            found[flags[flag]] = found.get(flags[flag], []) + taken if pairs and taken else taken
+    return found, left
+
+
+def _value(hint: Any, words: list[str], said: str) -> Any:
+    """Return what the words after an option stand for; of a kind, whose fields are options too, its name."""
+    if takes(hint, dict):
+        if not words or len(words) % 2:
+            raise UsageError(f"{said} takes pairs KEY VALUE: found {' '.join(words) or 'nothing'}")
+        return dict(zip(words[::2], map(_literal, words[1::2]), strict=True))
+    is_kind = not takes(hint, tuple) and words[:1] and words[0] in variants(hint)
+    return words[0] if is_kind else from_words(hint, words, said)
 
 
 def _literal(word: str) -> Any:
@@ -105,101 +203,55 @@ def _literal(word: str) -> Any:
         return word
 
 
-def _options(kind: Any) -> dict[str, Any]:
-    """Return the types of the options by name; parts of `kind` that are dataclasses give no prefix."""
-    found: dict[str, Any] = {}
-    for name, hint in hints(kind).items():
-        found |= leaves(hint) if dataclasses.is_dataclass(hint) else {name: hint}
-    return found
+def _help(command: str, description: str, options: Mapping[str, _Option], positional: str) -> str:
+    """Return what `--help` prints: each option with what it takes, its docstring and its default."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    fill = functools.partial(textwrap.fill, width=width, break_on_hyphens=False, break_long_words=False)
+    lines = [" ".join(["usage:", command, *[positional.upper()] * bool(positional), "[OPTIONS]"])]
+    for text in description.strip("\n").split("\n\n"):  # what is indented is shown as it is
+        lines.append("\n" + (text if text.startswith(" ") else fill(" ".join(text.split()))))
+    rooms: dict[str, list[str]] = {"arguments": [], "options": []}
+    shared = {name.partition(".")[0] for name in options if "." in name}
+    for name, option in options.items():
+        head, flag = name.partition(".")[0], flag_of(name)
+        room, more = head if head in shared else "options", " ..." * option.is_many
+        if name == positional:
+            room, shown = "arguments", name.upper() + more
+        elif option.is_switch:
+            shown = f"{flag}, {_negated(flag)}"
+        else:
+            shown = flag + " KEY" * takes(option.hint, dict) + " VALUE" + more
+        names = choices(option.hint) or (*variants(option.hint), *["your own"] * bool(openings(option.hint)))
+        one = f"{'any' if option.is_many else 'one'} of {', '.join(names)}" if names else expected(option.hint)
+        says = [] if option.is_switch else [one]
+        says += [] if option.default is MISSING else [f"default: {_shown(option.default)}"]
+        text = f"{docs(option.owner).get(name.rpartition('.')[2], '')} ({'; '.join(says)})".strip()
+        indent = " " * 6
+        rooms.setdefault(room, []).append(f"  {shown}\n{fill(text, initial_indent=indent, subsequent_indent=indent)}")
+    lines += [f"\n{room}:\n" + "\n".join(found) for room, found in rooms.items() if found]
+    return "\n".join(lines)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def _shown(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return str(getattr(value, "kind", None) or getattr(value, "name", type(value).__name__))
+    if isinstance(value, dict):
+        value = tuple(f"{key} {item}" for key, item in value.items())
+    return (" ".join(map(_shown, value)) if isinstance(value, tuple) else str(value)) or "none"
 
 
-def _negated(flag: str) -> str:
-    head, dot, last = flag[2:].rpartition(".")
-    return f"--{head}{dot}no-{last}"
-
-
-def _groups(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Return each option, spelled with hyphens, with the words up to the next one."""
-    groups: list[tuple[str, list[str]]] = []
-    for word in arguments:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            groups.append((name.replace("_", "-"), [value] if equals else []))
-        elif groups:
-            groups[-1][1].append(word)
-    return groups
-
-
-def _check_flags(arguments: Sequence[str], flags: Mapping[str, Any]) -> None:
-    switches = {name for flag, hint in flags.items() if hint is bool for name in (flag, _negated(flag))}
-    for word in arguments:
-        flag = word.split("=")[0].replace("_", "-")
-        if not word.startswith("--"):
-            continue
-        for name, hint in flags.items():
-            if variants(hint) and (flag == name or flag.startswith(f"{name}.")):
-                raise UsageError(f"{name} is no option: set {name[2:].replace('-', '_')} in the experiment's file")
-        if flag not in flags and flag not in switches:
-            guess = nearest(flag, [*flags, *switches])
-            hint = f"did you mean {guess}?" if guess else "see --help for all"
-            raise UsageError(f"unknown option {word.split('=')[0]}: {hint}")
-        if flag in switches and "=" in word:
-            pair = flag if flag in flags else next(name for name in flags if _negated(name) == flag)
-            raise UsageError(f"{flag} takes no value: write {pair} or {_negated(pair)}")
-
-
-def _one_line(box: str, arguments: Sequence[str], flags: Mapping[str, Any], command: str, positional: str) -> str:
-    """Return what tyro says in a box of several lines as one line that names the value and what was expected."""
-    lines = [line.strip("│╭╰╮╯─-+| \t") for line in box.splitlines()]
-    text = " ".join(line for line in lines if line)
-    if "Missing from" in text:
-        return f"{positional.upper()} is missing: see jaxcnn {command} --help"
-    if found := re.search(r"Unrecognized options: (.*?)(, | For full| Perhaps|$)", text):
-        return f"unexpected argument {found[1]!r}: see jaxcnn {command} --help"
-    # The last first: of an option given twice the last one counts.
-    for flag, words in reversed(_groups(arguments)):
-        hint = flags.get(flag)
-        if not re.search(rf"(?<![\w.-])(--)?{flag[2:]}(?![\w.-])", text) or hint is None:
-            continue
-        value = " ".join(words)
-        if not words:
-            return f"{flag} needs a value: expected {expected(hint)}"
-        if choices(hint) and value not in choices(hint):
-            return str(unknown(flag, value, choices(hint)))
-        return f"{flag} is {value!r}: expected {expected(hint)}"
-    return text
-
-
-def _hide_variants(kind: Any) -> None:
-    """Tell tyro that fields which take one of several dataclasses are no options: they keep their default."""
-    for name, hint in hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            _hide_variants(hint)
-        elif variants(hint):
-            kind.__annotations__[name] = Annotated[hint, tyro.conf.Fixed, tyro.conf.Suppress]
-
-
-def _add_help(kind: Any) -> None:
-    """Give tyro the docstring of each field as one paragraph; it would keep their line breaks."""
-    documented = docs(kind)
-    for field in dataclasses.fields(kind):
-        if text := documented.get(field.name):
-            field.metadata = {"help": text}  # type: ignore[assignment]
-        hint = hints(kind)[field.name]
-        if dataclasses.is_dataclass(hint):
-            _add_help(hint)
-
-
+@functools.cache
 def docs(kind: type) -> dict[str, str]:
     """Return the docstring of each field of a dataclass that has one, as one paragraph."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     found: dict[str, str] = {}
-    body = tree.body  # type: ignore[attr-defined]
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+    for one in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        try:
+            source = inspect.getsource(one)
+        except (OSError, TypeError):  # a user's, of a module that is not to be seen
+            source = Path(getattr(one.__init__, "__globals__", {}).get("__file__", os.devnull)).read_text()
+        classes = [node for node in ast.walk(ast.parse(textwrap.dedent(source))) if isinstance(node, ast.ClassDef)]
+        body = next((node.body for node in classes if node.name == one.__name__), [])
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
     return found

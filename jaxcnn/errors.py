@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+# Choices that an error lists in full.
+_LISTED = 24
+
 
 class UsageError(ValueError):
     """A mistake in what was asked for. The command line prints the message alone and exits with 2."""
@@ -24,8 +27,8 @@ def nearest(value: str, choices: Iterable[str]) -> str | None:
     return lowered[found[0]] if found else None
 
 
-def unknown(what: str, value: str, choices: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among `choices`.
+def unknown(what: str, value: str, choices: Iterable[str], at: str = "") -> UsageError:
+    """Return the error for a name that is not among `choices`; `at` is shown before each.
 
     >>> unknown("model", "resnt20", ["lenet5", "resnet20"]).args[0]
     "unknown model 'resnt20': did you mean 'resnet20'?"
@@ -33,5 +36,5 @@ def unknown(what: str, value: str, choices: Iterable[str]) -> UsageError:
     names = sorted(choices)
     guess = nearest(value, names)
     if guess is not None:
-        return UsageError(f"unknown {what} {value!r}: did you mean {guess!r}?")
-    return UsageError(f"unknown {what} {value!r}: valid choices are {', '.join(names)}")
+        return UsageError(f"unknown {what} {at + value!r}: did you mean {at + guess!r}?")
+    return UsageError(f"unknown {what} {at + value!r}: valid choices are {', '.join(at + name for name in names)}")

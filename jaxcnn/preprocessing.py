@@ -16,6 +16,9 @@ from jaxcnn.typed import check
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+"""How pixels between pixels are made, in Pillow's words: all but nearest with antialiasing."""
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -42,7 +45,7 @@ class Preprocessing:
 
     size: tuple[int, ...] | None = (224, 224)
     resize: int | None = 256
-    interpolation: Literal["none", "nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation | Literal["none"] = "bilinear"
     channels: Literal["RGB", "BGR", "L"] = "RGB"
     scale: float = 1 / 255
     mean: tuple[float, ...] | tuple[tuple[tuple[float, ...], ...], ...] = IMAGENET_MEAN
@@ -87,16 +90,22 @@ class Preprocessing:
         """Return the image resized and cropped, of the same mode."""
         from PIL import Image
 
-        if self.interpolation != "none":
-            method = Image.Resampling[self.interpolation.upper()]
-            if self.resize is None:
-                return image if self.size is None else image.resize((self.size[1], self.size[0]), method)
-            width, height = (self.resize * side // min(image.size) for side in image.size)
-            image = image.resize((width, height), method)
+        (height, width), (top, left) = self.steps(image.height, image.width)
+        if self.interpolation != "none" and (self.resize, self.size) != (None, None):
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         if self.size is None:
             return image
-        (height, width), left, top = self.size, _start(image.width, self.size[1]), _start(image.height, self.size[0])
-        return image.crop((left, top, left + width, top + height))
+        return image.crop((left, top, left + self.size[1], top + self.size[0]))
+
+    def steps(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return what an image of height x width is resized to, height first, and where the crop begins, top first."""
+        scaled = height, width
+        if self.interpolation != "none" and self.resize is not None:
+            scaled = self.resize * height // min(scaled), self.resize * width // min(scaled)
+        elif self.interpolation != "none" and self.size is not None:
+            scaled = self.size[0], self.size[1]
+        rows, columns = self.size or scaled
+        return scaled, (_start(scaled[0], rows), _start(scaled[1], columns))
 
     def to_json(self) -> str:
         """Return it as text, which `from_json` reads."""

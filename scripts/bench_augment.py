@@ -7,15 +7,16 @@ of ResNet-20 at the same batch size, measured in the same rounds.
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import bench_tools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from bench_ours import Program
 
 from jaxcnn import backend
@@ -37,10 +38,11 @@ from jaxcnn.data.augment import (
     augment,
     normalize,
 )
+from jaxcnn.data.fields import Batch, Fields, Image, Label
 from jaxcnn.runs.environment import environment
 
 _BATCH = {32: 128, 224: 64}
-_CLASSES = 10
+_FIELDS: Fields = {"image": Image(channels=3), "label": Label(tuple("0123456789"))}
 _CIFAR = (PadCrop(pad=4), Flip())
 
 TRANSFORMS: dict[str, Augmentation] = {
@@ -83,11 +85,11 @@ class Arguments:
     """Interleaved measurements of each."""
 
 
-def compiled(transforms: tuple[Augmentation, ...], batch: dict[str, jax.Array], normalised: bool) -> Callable[[], Any]:
+def compiled(transforms: tuple[Augmentation, ...], batch: Batch, normalised: bool) -> Callable[[], Any]:
     """Return a function that augments the batch by a new key each time."""
 
-    def run(key: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        out = augment(transforms, key, batch, _CLASSES)
+    def run(key: jax.Array, batch: Batch) -> Batch:
+        out = augment(transforms, key, batch, _FIELDS)
         return {**out, "image": normalize(out["image"], jnp.float32(0.5), jnp.float32(0.25))} if normalised else out
 
     keys = iter(jax.random.split(jax.random.key(0), 1000))
@@ -113,7 +115,7 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.integers(0, 256, (count, size, size, 3)), jnp.uint8),
-        "label": jnp.asarray(rng.integers(0, _CLASSES, count), jnp.int32),
+        "label": jnp.asarray(rng.integers(0, 10, count), jnp.int32),
         "mask": jnp.ones(count, bool),
     }
     programs: dict[str, Callable[[], Any]] = {
@@ -136,4 +138,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    sys.exit(bench_tools.run_script(lambda: main(bench_tools.arguments(Arguments, __doc__))))

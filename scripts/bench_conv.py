@@ -26,7 +26,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
 
@@ -308,4 +307,4 @@ def benchmark(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(bench_tools.run_script(lambda: benchmark(tyro.cli(Arguments, description=__doc__))))
+    sys.exit(bench_tools.run_script(lambda: benchmark(bench_tools.arguments(Arguments, __doc__))))

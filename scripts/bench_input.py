@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import bench_tools
-import tyro
 from bench_peer import Process
 from bench_tools import Counter
 from input_files import Files, lay_out
@@ -58,7 +57,7 @@ _RATIOS = (
     ("jpeg_crop", "ours_crop"),
 )
 # Beside those that every environment lists.
-_PACKAGES = ("grain", "simplejpeg", "opencv-python-headless", "pillow")
+_PACKAGES = ("simplejpeg", "opencv-python-headless", "pillow")
 _OUR_WAYS = 7
 _TF_WAYS = ("tf_fixed", "tf_autotune")
 # Images after which memory is looked at.
@@ -263,7 +262,7 @@ def benchmark(arguments: Arguments) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = bench_tools.arguments(Arguments, __doc__)
     document = json.dumps(benchmark(arguments), indent=1)
     print(document)
     if arguments.output is not None:

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import bench_tools
 import jax
 import numpy as np
-import tyro
+from jaxcnn.runs.session import Session
 
 import jaxcnn
 from jaxcnn.runs.environment import environment
-from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.train.step import make_train_step
 
@@ -126,7 +126,7 @@ def init_seconds() -> float:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = bench_tools.arguments(Arguments, __doc__)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found: dict[str, Any] = {"environment": environment()}
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(bench_tools.run_script(main))

@@ -13,15 +13,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxcnn.runs.session import Session
 
 import jaxcnn
 from jaxcnn import backend
 from jaxcnn.errors import RunError
 from jaxcnn.models import MODELS, create
-from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.tasks import Classification
-from jaxcnn.train.compiled import memory
 from jaxcnn.train.optim import OptimConfig, make_optimizer
 from jaxcnn.train.parallel import Jit, make_parallel
 from jaxcnn.train.schedules import ScheduleConfig
@@ -51,7 +50,7 @@ class Program:
         """Compile it, for random images; the plain way is for one device."""
         devices, plain = 1 if way == "plain" else devices, way == "plain"
         parallel = make_parallel("jit", batch_size, devices=devices)
-        model = create(name, dtype=dtype, axis_name=parallel.norm_axis)
+        model = create(name, dtype=dtype)
         images, labels = jax.random.split(jax.random.key(0))
         shape = (batch_size, *MODELS[name].input_shape)
         batch = {
@@ -83,7 +82,10 @@ class Program:
     @property
     def peak_bytes(self) -> int | None:
         """Peak memory of the program on each device; None where the compiler does not say."""
-        return None if self._compiled.memory_analysis() is None else memory(self._compiled).peak
+        if (found := self._compiled.memory_analysis()) is None:
+            return None
+        beside = found.output_size_in_bytes - found.alias_size_in_bytes
+        return found.argument_size_in_bytes + found.temp_size_in_bytes + beside
 
 
 def _training(parallel: Jit, step: Callable, state: TrainState, batch: Any, plain: bool) -> tuple[tuple, tuple, Any]:
@@ -96,7 +98,6 @@ def _training(parallel: Jit, step: Callable, state: TrainState, batch: Any, plai
 
 def _inference(parallel: Jit, model: Any, plain: bool) -> Any:
     """Return the jitted function of variables and images that makes logits."""
-    model = model.clone(axis_name=None)  # the global view
 
     def infer(variables: Any, images: jax.Array) -> Any:
         return model.apply(variables, images, train=False)

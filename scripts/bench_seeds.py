@@ -7,23 +7,24 @@ step of all seeds (interleaved rounds: the median, and all of them) and the seco
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import bench_tools
 import jax
-import tyro
 from bench_loop import experiment
+from jaxcnn.runs.session import Session
+from jaxcnn.train.seeds import Mode
 
 from jaxcnn import backend
 from jaxcnn.runs.environment import environment
 from jaxcnn.runs.seeds import make_way
-from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag
 from jaxcnn.train.loop import Request
-from jaxcnn.train.seeds import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def measure(model: str, arguments: Arguments, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = bench_tools.arguments(Arguments, __doc__)
     backend.keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         models = {model: measure(model, arguments, Path(name)) for model in arguments.models}
@@ -98,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(bench_tools.run_script(main))

@@ -28,7 +28,6 @@ from typing import Any, Literal
 import bench_ours
 import bench_tools
 import jax
-import tyro
 from bench_ours import Mode, Program
 from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
@@ -140,6 +139,7 @@ def measure(name: str, mode: Mode, batch_size: int, arguments: Arguments, peer: 
         assert peer is not None
         peer.ask("drop", id=number)
     parameters, macs = totals(create(name), MODELS[name].input_shape)
+    assert macs is not None  # of layers of ours
     flops = 2.0 * macs * batch_size * (3 if mode == "train" else 1)
     memory = jax.devices()[0].memory_stats()
     return {
@@ -258,4 +258,4 @@ def _epoch(name: str, arguments: Arguments, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(bench_tools.run_script(lambda: benchmark(tyro.cli(Arguments, description=__doc__))))
+    sys.exit(bench_tools.run_script(lambda: benchmark(bench_tools.arguments(Arguments, __doc__))))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn import backend
+from jaxcnn.arguments import parse
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
 
@@ -233,6 +234,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 def milliseconds(seconds: Mapping[str, float] | None) -> str:
     """Return the median for a table."""
     return "-" if seconds is None else f"{1e3 * seconds['median']:,.3f}"
+
+
+def arguments(kind: type, description: str | None) -> Any:
+    """Return a script's arguments, a dataclass, from the command line; `--help` prints `description` and exits.
+
+    Raises:
+      UsageError: a word is none of them.
+    """
+    return parse((kind,), f"python {sys.argv[0]}", description or "", sys.argv[1:])[0]
 
 
 def run_script(main: Callable[[], None]) -> int:

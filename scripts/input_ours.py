@@ -15,10 +15,11 @@ from peer_protocol import images_per_second
 from jaxcnn.data.bad import BadExamples
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import RandomResizedCrop, TrainCrop, generator
-from jaxcnn.data.decode import Box, decode_crop, one_thread
+from jaxcnn.data.decode import decode_crop
 from jaxcnn.data.order import Order
+from jaxcnn.data.resampling import Box, one_thread
 from jaxcnn.data.stores.cache import open_cache, prepare
-from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.records import Store
 from jaxcnn.data.stores.tar import open_tar
 from jaxcnn.data.streaming import Reader
@@ -69,9 +70,9 @@ def pipeline(
     """Yield batches for ever, as training reads them; closing it stops its threads."""
     store = _OPENERS[stored.kind](stored.path)
     records = store.records("train")
-    config = DataConfig(source=stored.kind, image_size=setting.size, threads=setting.threads, train_crop=crop)
+    config = DataConfig(source=stored.kind, image_size=setting.size, threads=setting.threads)
     bad = BadExamples("train", len(records), config.bad_limit)
-    reader = Reader(records, (setting.size, setting.size, 3), store.class_names, config, bad)
+    reader = Reader(records, store.fields, config, bad, crop)
     order = Order(jax.random.key(0), len(records), setting.batch)
     feed = reader.stream(order, slice(0, setting.batch), _ENDLESS, _KEY)
     try:

@@ -17,19 +17,21 @@ import importlib.util
 import io
 import logging
 import os
+import sys
 import tarfile
 import types
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from plain_files import RECIPES, Example, Recipe
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxcnn.arguments import parse
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.stop import StopFlag, Stopped, exit_on_second_interrupt
 
@@ -40,7 +42,7 @@ OTHER_NAMES = {"fsdd": "spoken_digit", "imagenet_samples": "imagenet2012"}
 WITHOUT_BUILDER = ("camvid", "style")
 
 
-def check_names(names: tuple[str, ...]) -> None:
+def check_names(names: Sequence[str]) -> None:
     """Raise UsageError for a data set that cannot be prepared."""
     if not names:
         raise UsageError(f"name at least one data set of {', '.join(RECIPES)}")
@@ -175,19 +177,20 @@ def prepare(name: str, source: Path, data_dir: Path, console: Console, check: Ch
         console.print(f"  {recipe.note}")
 
 
-def main(
-    names: Annotated[tuple[str, ...], tyro.conf.Positional],
-    *,
-    source: Path,
-    data_dir: Path = Path("~/tensorflow_datasets"),
-) -> int:
-    """Prepare data sets from plain files, in TFDS's format.
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to prepare."""
 
-    Args:
-        names: Data sets to prepare: mnist, cifar10, imagenette, imagenet2012, bccd, spoken_digit.
-        source: Folder that holds the plain files, one folder a data set.
-        data_dir: TFDS's data folder to write to.
-    """
+    names: tuple[str, ...] = ()
+    """Data sets to prepare: mnist, cifar10, imagenette, imagenet2012, bccd, spoken_digit."""
+    source: Path
+    """Folder that holds the plain files, one folder a data set."""
+    data_dir: Path = Path("~/tensorflow_datasets")
+    """TFDS's data folder to write to."""
+
+
+def main(names: Sequence[str], *, source: Path, data_dir: Path) -> int:
+    """Prepare data sets from plain files, in TFDS's format; the arguments are those of `Arguments`."""
     console = Console(stderr=True)
     try:
         check_names(names)
@@ -210,4 +213,9 @@ def main(
 
 if __name__ == "__main__":
     exit_on_second_interrupt("interrupted: nothing that is there counts; the same command starts over")
-    raise SystemExit(tyro.cli(main))
+    try:
+        (found,) = parse((Arguments,), "python scripts/prepare_data.py", __doc__ or "", sys.argv[1:], "names")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(**vars(found)))

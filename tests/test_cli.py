@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,16 +13,19 @@ import numpy as np
 import pytest
 
 import jaxcnn
-from jaxcnn import arguments, backend, cli, runs
-from jaxcnn.experiment import Experiment, load_experiment, to_dict
-from jaxcnn.typed import leaves, variants
+from jaxcnn import arguments, backend, cli, process, runs
+from jaxcnn.experiment import load_experiment, to_dict
+from jaxcnn.tasks import Classification
+from jaxcnn.train.optimizers import AnyOptimizer
+from jaxcnn.train.schedules import AnySchedule
+from jaxcnn.typed import hints, leaves, takes, variants
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "experiments/lenet_digits.py"
 COMMAND = [sys.executable, "-c", "from jaxcnn.cli import main; main()"]
 
 
-PREPARE = cli._prepare_process
+PREPARE = process.prepare_process
 
 
 @pytest.fixture(autouse=True)
@@ -90,9 +94,10 @@ def asked(monkeypatch):
         ("models --json=yes", "--json takes no value: write --json or --no-json"),
         ("summary", "NAME is missing: see jaxcnn summary --help"),
         ("summary resnt50", "unknown model 'resnt50': did you mean 'resnet50'?"),
-        ("summary resnet50 --input 0", "--input is 0: expected a size in pixels, such as 224"),
-        ("summary resnet50 --input x", "--input is 'x': expected a whole number or None"),
-        ("summary resnet50 --num-classes 0", "num_classes=0: expected an integer of at least 1"),
+        ("summary resnet50 --input 0", "--input is [0]: expected a list of whole numbers, 1 or more"),
+        ("summary resnet50 --input x", "--input is ['x']: expected a list of whole numbers, 1 or more"),
+        ("summary resnet50 --input 3 4", "--input is 3 4: expected a side, or height, width, channels"),
+        ("summary resnet50 --num-classes 0", "--num-classes is 0: expected a whole number, 1 or more or None"),
         ("summary resnet20 --options shortcut", "--options takes pairs KEY VALUE: found shortcut"),
         ("summary resnet20 --options shortcut D", "unknown shortcut of resnet20 'D': valid choices are A"),
         ("summary vgg16 --input 20", "images of 20x20: this VGG needs at least 32x32"),
@@ -116,45 +121,80 @@ def test_commands_that_cannot_be(refused, words, message):
         ("--data.no-downlod", "unknown option --data.no-downlod: did you mean --data.no-download?"),
         ("--no-seed 3", "unknown option --no-seed: did you mean --seed?"),
         ("--no-data.download", "unknown option --no-data.download: did you mean --data.download?"),
-        ("--data.augment flip", "--data.augment is no option: set data.augment in the experiment's file"),
-        ("--data.augment.0.kind=flip", "--data.augment is no option: set data.augment in the experiment's file"),
-        ("--data.train-crop.kind x", "--data.train-crop is no option: set data.train_crop in the experiment's file"),
+        ("--data.augment flp", "unknown --data.augment[0] 'flp': did you mean 'flip'?"),
+        ("--data.augment.0.kind=flip", "unknown option --data.augment.0.kind: did you mean --data.augment?"),
+        ("--data.train-crop x", "unknown --data.train-crop 'x': valid choices are random_resized_crop, scale_jitter"),
+        ("--data.train-crop", "--data.train-crop needs a value"),
+        ("--data.train-crop.area 0.1 1", "unknown option --data.train-crop.area: did you mean --data.train-crop?"),
         ("--se 3", "unknown option --se: did you mean --seed?"),
         ("-- --seed 3", "unknown option --: "),
-        ("--seed", "--seed needs a value: expected a whole number"),
-        ("--seed --quiet", "--seed needs a value: expected a whole number"),
+        ("--seed", "--seed needs a value: expected a whole number in [0, 4294967295]"),
+        ("--seed --quiet", "--seed needs a value: expected a whole number in [0, 4294967295]"),
         ("--seed x", "--seed is 'x': expected a whole number"),
         ("--seed 1.5", "--seed is '1.5': expected a whole number"),
-        ("--seed -1", "seed is -1: expected 0 to 4294967295"),
-        ("--seed=99999999999999999999", "seed is 99999999999999999999: expected 0 to"),
-        ("--train.steps abc", "--train.steps is 'abc': expected a whole number or None"),
-        ("--train.steps 1e3", "--train.steps is '1e3': expected a whole number or None"),
-        ("--train.steps 3 --train.steps x", "--train.steps is 'x': expected a whole number or None"),
-        ("--train.steps 0", "train.steps is 0: expected a number above 0"),
+        ("--seed -1", "--seed is -1: expected a whole number in [0, 4294967295]"),
+        ("--seed=99999999999999999999", "--seed is 99999999999999999999: expected a whole number in [0, "),
+        (
+            "--seed 4294967295 --train.seeds 2",
+            "seed is 4294967295: expected 0 to 4294967294, so that there are 2 seeds",
+        ),
+        ("--seed 3 4", "unexpected argument '4': see jaxcnn train --help"),
+        ("--train.steps abc", "--train.steps is 'abc': expected a whole number, 1 or more or None"),
+        ("--train.steps 1e3", "--train.steps is '1e3': expected a whole number, 1 or more or None"),
+        ("--train.steps 3 --train.steps x", "--train.steps is 'x': expected a whole number, 1 or more or None"),
+        ("--train.steps 0", "--train.steps is 0: expected a whole number, 1 or more or None"),
         ("--train.steps 99999999999999", "training for 1e+14 steps: expected fewer than 2**31"),
-        ("--train.epochs abc", "--train.epochs is 'abc': expected a finite number or None"),
-        ("--train.epochs -3", "train.epochs is -3.0: expected a number above 0"),
-        ("--train.epochs nan", "train.epochs is nan: expected a finite number or None"),
-        ("--train.epochs inf", "train.epochs is inf: expected a finite number or None"),
-        ("--train.epochs 1e308", "training for inf steps: expected fewer than 2**31"),
+        ("--train.epochs abc", "--train.epochs is 'abc': expected a finite number above 0 or None"),
+        ("--train.epochs -3", "--train.epochs is -3.0: expected a finite number above 0 or None"),
+        ("--train.epochs -1e-3", "--train.epochs is -0.001: expected a finite number above 0 or None"),
+        ("--train.epochs nan", "--train.epochs is nan: expected a finite number above 0 or None"),
+        ("--train.epochs inf", "--train.epochs is inf: expected a finite number above 0 or None"),
+        ("--train.epochs 1e308", "training for 1e+308 steps: expected fewer than 2**31"),
         ("--train.epochs None", "train.steps and train.epochs are both None: give one of them"),
         ("--train.batch-size 100000", "a batch of 100000 does not fit the 1437 training examples"),
         ("--train.batch-size 62", "batch size 62 does not divide over 8 devices: the nearest that does is 64"),
         ("--train.devices 9", "train.devices is 9: expected 1 to 8, the devices found"),
         ("--train.accumulation-steps 7", "train.accumulation_steps is 7"),
         ("--train.parallel pmp", "unknown --train.parallel 'pmp': did you mean 'pmap'?"),
-        ("--train.label-smoothing 1.5", "train.label_smoothing is 1.5: expected a value in [0, 1)"),
-        ("--optim.learning-rate 0,1", "--optim.learning-rate is '0,1': expected a finite number"),
-        ("--optim.learning-rate 0", "optim.learning_rate is 0.0: expected a finite number above 0"),
-        ("--optim.name sdg", "unknown --optim.name 'sdg': did you mean 'sgd'?"),
-        ("--optim.eps 1e-3", "optim.eps is 0.001, but 'momentum' does not read it"),
-        ("--optim.eps-in-sqrt maybe", "--optim.eps-in-sqrt is 'maybe': expected True or False or None"),
+        ("--train.remat yes", "unexpected argument 'yes': see jaxcnn train --help"),
+        ("--train.callbacks earlystopping", "unknown --train.callbacks[0] 'earlystopping': did you mean 'early_stopp"),
+        ("--train.label-smoothing 0.1", "unknown option --train.label-smoothing: did you mean --task.label-smoothing?"),
+        ("--task.label-smoothing 1.5", "--task.label-smoothing is 1.5: expected a finite number in [0, 1)"),
+        ("--task clasification", "unknown --task 'clasification': did you mean 'classification'?"),
+        ("--task nowhere.py:mine", "unknown file 'nowhere.py': valid choices are finetune_resnet20"),
+        ("--task", "--task needs a value"),
+        ("--optim.learning-rate 0,1", "--optim.learning-rate is '0,1': expected a finite number above 0"),
+        ("--optim.learning-rate 0", "--optim.learning-rate is 0.0: expected a finite number above 0"),
+        ("--optim sdg", "unknown --optim 'sdg': did you mean 'sgd'?"),
+        ("--optim None", "unknown --optim 'None': did you mean "),
+        ("--optim sgd --optim.momentum 0.5", "unknown option --optim.momentum: did you mean --"),
+        ("--optim.eps 1e-3", "unknown option --optim.eps: did you mean --optim?"),
+        ("--optim rmsprop --optim.eps-in-sqrt maybe", "unexpected argument 'maybe'"),
+        ("--optim nowhere:mine", "unknown module 'nowhere'"),
+        ("--optim optax:sdg", "unknown name in optax 'sdg': did you mean 'sgd'?"),
+        ("--optim optax:sgd", "optax:sgd takes a learning_rate: give it among its options, such as 0.1"),
+        (
+            "--optim optax:sgd --optim.options learning_rate",
+            "--optim.options takes pairs KEY VALUE: found learning_rate",
+        ),
         ("--optim.decay bias", "optim.decay pattern 'bias' matches no parameter; nearest: 'fc2/bias'"),
-        ("--schedule.boundaries 3 x", "--schedule.boundaries is '3 x': expected a list of whole numbers"),
-        ("--schedule.name step --schedule.boundaries 10 999999", "schedule.boundaries is (10, 999999): expected steps"),
+        ("--schedule step", "--schedule.boundaries is missing: see jaxcnn train --help"),
+        (
+            "--schedule step --schedule.boundaries",
+            "schedule.boundaries is (): expected increasing steps after the warm-",
+        ),
+        (
+            "--schedule step --schedule.boundaries 3 x",
+            "--schedule.boundaries is [3, 'x']: expected a list of whole num",
+        ),
+        (
+            "--schedule step --schedule.boundaries 10 999999",
+            "schedule.boundaries is (10, 999999): expected steps below",
+        ),
+        ("--schedule.boundaries 10", "unknown option --schedule.boundaries"),
         ("--schedule.warmup-steps 99999999", "schedule.warmup_steps is 99999999: expected fewer than the 899 in all"),
         ("--model.name resnt20", "unknown model 'resnt20': did you mean 'resnet20'?"),
-        ("--model.num-classes 3", "model.num_classes is 3: the data set has 10 classes"),
+        ("--model.num-classes 3", "the model has 3 logits, the data have 10 classes: set model.num_classes"),
         ("--model.dtype bf16", "unknown --model.dtype 'bf16': did you mean 'bfloat16'?"),
         ("--model.options", "--model.options takes pairs KEY VALUE: found nothing"),
         ("--model.options shortcut", "--model.options takes pairs KEY VALUE: found shortcut"),
@@ -171,7 +211,7 @@ def test_commands_that_cannot_be(refused, words, message):
         ),
         ("--data.image-size 10", "LeNet-5 got images of shape (1, 10, 10, 1); expected"),
         ("--data.image-size 100000", "1437 images of 100000x100000x1 are 13383 GiB"),
-        ("--data.mean abc", "--data.mean is 'abc': expected a list of finite numbers or None"),
+        ("--data.mean abc", "--data.mean is ['abc']: expected a list of finite numbers or None"),
         ("--data.mean 0.1 0.2 0.3", "data.mean has 3 numbers, the images have 1 channels"),
         ("--data.std 0", "data.std is [0.0]"),
         ("--name ..", "name is '..': expected letters"),
@@ -210,11 +250,84 @@ def test_what_is_strange_but_right(asked, tmp_path):
     found = asked(DIGITS, "--paper", "two words", "--data.path=a b/c", "--train.steps", "7", "--train.epochs", "None")
     assert (found["experiment"].paper, found["experiment"].data.path) == ("two words", Path("a b/c"))
     assert (found["experiment"].train.steps, found["experiment"].train.epochs) == (7, None)
-    found = asked(DIGITS, "--schedule.boundaries", "--optim.decay", "*", "*bias", "--data.mean", ".5")["experiment"]
-    assert (found.schedule.boundaries, found.optim.decay, found.data.mean) == ((), ("*", "*bias"), (0.5,))
+    found = asked(DIGITS, "--train.frozen", "--optim.decay", "*", "*bias", "--data.mean", ".5")["experiment"]
+    assert (found.train.frozen, found.optim.decay, found.data.mean) == ((), ("*", "*bias"), (0.5,))
+    found = asked(DIGITS, "--train.remat", "--data.no-download", "--train.no-remat", "--train.norms")["experiment"]
+    assert (found.train.remat, found.train.norms, found.data.download) == (False, True, False)
+    found = asked(DIGITS, "--data.augment", "flip", "pad_crop", "--train.callbacks", "early_stopping")["experiment"]
+    assert found.data.augment == (jaxcnn.Flip(), jaxcnn.PadCrop())
+    assert found.train.callbacks == (jaxcnn.EarlyStopping(),)
+    assert asked(DIGITS, "--data.augment")["experiment"].data.augment == ()
     seen = asked("--runs-dir", str(tmp_path), "--quiet", DIGITS)
     assert seen["folder"] == tmp_path and seen["progress"] is False
     assert seen["command"] == f"jaxcnn train --runs-dir {tmp_path} --quiet {DIGITS}"
+
+
+def test_one_of_several_is_chosen(asked):
+    """What the file says, and both have, stays."""
+    file = load_experiment(DIGITS)
+    rate, decay = file.optim.learning_rate, file.optim.weight_decay
+
+    def found(*words):
+        return asked(DIGITS, *words)["experiment"]
+
+    assert found("--optim", "adam").optim == jaxcnn.Adam(learning_rate=rate, weight_decay=decay)
+    words = ("--optim.beta1", "0.5", "--optim=adamw", "--optim.learning_rate", "1e-3")
+    assert found(*words).optim == jaxcnn.AdamW(learning_rate=0.001, beta1=0.5, weight_decay=decay)
+    assert found("--optim", "momentum", "--optim.nesterov").optim == replace(file.optim, nesterov=True)
+    assert found("--optim", "momentum").optim == file.optim == found().optim
+    assert found("--schedule", "step", "--schedule.boundaries", "3", "4").schedule == jaxcnn.StepDecay(
+        boundaries=(3, 4)
+    )
+    assert found("--schedule", "constant", "--schedule.warmup-steps", "5").schedule.warmup_steps == 5
+    crop = found("--data.train-crop", "random_resized_crop", "--data.train-crop.area", "0.5", "1").data.train_crop
+    assert crop == jaxcnn.RandomResizedCrop(area=(0.5, 1.0))
+    assert found("--data.train-crop", "None").data.train_crop is None
+
+
+def test_ones_own_parts(asked):
+    found = asked(DIGITS, "--optim", "mine.py:rule", "--optim.options", "rate", "0.5", "--task", "pack.tasks:Angle")
+    assert found["experiment"].optim == jaxcnn.Part(name="mine.py:rule", options={"rate": 0.5})
+    assert found["experiment"].task == jaxcnn.Part(name="pack.tasks:Angle")
+    found = asked(DIGITS, "--train.callbacks", "early_stopping", "mine.py:look")["experiment"]
+    assert found.train.callbacks == (jaxcnn.EarlyStopping(), jaxcnn.Part(name="mine.py:look"))
+
+
+def test_a_files_own_dataclass_has_options(asked, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "losses.py").write_text(LOSSES)
+    found = asked(str(tmp_path / "mine.py"), "--task.sharpness", "3", "--optim.learning-rate", "1")["experiment"]
+    assert (found.task.sharpness, type(found.task).__name__, found.optim.learning_rate) == (3.0, "Focal", 1.0)
+    with pytest.raises(SystemExit):
+        cli._main(["train", str(tmp_path / "mine.py"), "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--task.sharpness VALUE How much more hard ones count. (a finite number above 0; default: 2.0)" in out
+
+
+LOSSES = """
+from __future__ import annotations
+from dataclasses import dataclass
+from jaxcnn import Classification
+from jaxcnn.typed import Positive
+
+@dataclass(frozen=True, kw_only=True)
+class Focal(Classification):
+    sharpness: Positive = 1.0
+    \"\"\"How much more hard ones count.\"\"\"
+"""
+OWN = """
+from jaxcnn import DataConfig, Experiment, ModelConfig, SGD, TrainConfig
+from losses import Focal
+
+EXPERIMENT = Experiment(
+    name="mine",
+    model=ModelConfig(name="lenet5"),
+    data=DataConfig(source="digits"),
+    task=Focal(sharpness=2),
+    optim=SGD(),
+    train=TrainConfig(batch_size=8, steps=2),
+)
+"""
 
 
 def test_model_options_are_added_to_the_files(asked):
@@ -225,39 +338,46 @@ def test_model_options_are_added_to_the_files(asked):
     assert found.model.options == {"zero_gamma": False, "shortcut": "C"} and found.seed == 1
 
 
-def flat(text):
-    """Printed help as one line, without its boxes."""
-    return " ".join("".join(" " if char in "│╭╰╮╯─" else char for char in text).split())
+def helped(capsys, *words):
+    """What `--help` prints, and that as one line."""
+    with pytest.raises(SystemExit) as stop:
+        cli._main([*words, "--help"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0 and err == ""
+    return out, " ".join(out.split())
 
 
 def test_help_explains_every_field_and_shows_the_files_values(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit) as stop:
-        cli._main(["train", DIGITS, "--help"])
-    out = flat(capsys.readouterr().out)
-    assert stop.value.code == 0
-    kinds = [
-        Experiment,
-        *(hint for hint in arguments.hints(Experiment).values() if hasattr(hint, "__dataclass_fields__")),
-    ]
-    explained = {name: text for kind in [*kinds, cli._RunOptions] for name, text in arguments.docs(kind).items()}
-    for name, hint in (leaves(Experiment) | leaves(cli._RunOptions)).items():
-        text = explained[name.split(".")[-1]]
-        assert len(text) > 10 and (f"--{name.replace('_', '-')}" in out) != bool(variants(hint))
-    for kind in [*kinds, cli._RunOptions]:
-        documented = arguments.docs(kind)
-        assert documented.keys() == arguments.hints(kind).keys(), f"{kind.__name__} has fields without a docstring"
-        for name, text in documented.items():
-            shown = name not in arguments.hints(Experiment) and not variants(arguments.hints(kind)[name])
-            assert text in out or not shown, f"--help lacks what {name} is"
-    for shown in (
-        "(default: lenet_digits)",
-        "(default: 40.0)",
-        "(default: 0.05)",
-        "(default: 28)",
-        "(default: digits)",
-    ):
-        assert shown in out
+    monkeypatch.setenv("COLUMNS", "80")
+    out, line = helped(capsys, "train", DIGITS)
+    assert max(map(len, out.splitlines())) <= 80
+    experiment = load_experiment(DIGITS)
+    for tree in (experiment, cli._RunOptions()):
+        for name, hint in (
+            leaves(tree) | {name: kind for name, kind in hints(type(tree)).items() if variants(kind)}
+        ).items():
+            if name.endswith(".kind") or (name == "code" and tree is experiment):
+                continue
+            owner = tree
+            *rooms, last = name.split(".")
+            for room in rooms:
+                owner = getattr(owner, room)
+            text = arguments.docs(type(owner))[last]
+            flag = arguments.flag_of(name)
+            more = " KEY" * takes(hint, dict), " ..." * (takes(hint, tuple) or takes(hint, dict))
+            shown = f"{flag}, {arguments._negated(flag)}" if hint is bool else f"{flag}{more[0]} VALUE{more[1]}"
+            assert len(text) > 10 and f"{shown} {text} (" in line
+    for shown in ("default: lenet_digits)", "default: 40.0)", "default: 0.05)", "default: 28)", "default: digits)"):
+        assert shown in line
+    assert "(a finite number above 0; default: 0.05)" in line and "(one of sgd, momentum, adagrad, " in line
+    _, line = helped(capsys, "train", DIGITS, "--optim", "adam", "--schedule", "step", "--seed", "3")
+    assert "--optim.beta1 VALUE Part of the mean gradient" in line and "--optim.momentum" not in line
+    assert "--schedule.boundaries VALUE ... Steps from which" in line and "default: 0.05)" in line
+
+
+@pytest.mark.parametrize("kind", [*variants(AnyOptimizer).values(), *variants(AnySchedule).values(), Classification])
+def test_each_field_has_a_docstring(kind):
+    assert arguments.docs(kind).keys() >= hints(kind).keys() - {"kind"}
 
 
 def test_help_without_a_file(capsys):

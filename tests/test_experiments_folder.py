@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxcnn.runs.blueprint import Blueprint
 from PIL import Image
 
 from jaxcnn.experiment import load_experiment, to_dict
 from jaxcnn.models import MODELS
-from jaxcnn.runs.blueprint import Blueprint
 from jaxcnn.train.parallel import make_parallel
 
 ROOT = Path(__file__).parents[1]

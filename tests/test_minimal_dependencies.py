@@ -7,7 +7,7 @@ CODE = r"""
 import builtins, sys
 
 # Nothing else may ask for these, so they are hidden from all. Others belong to flax, so only jaxcnn may not ask.
-HIDDEN = {"pandas", "tyro", "orbax", "tensorflow_datasets", "grain", "PIL", "sklearn", "matplotlib", "tensorboardX",
+HIDDEN = {"pandas", "orbax", "tensorflow_datasets", "grain", "PIL", "sklearn", "matplotlib", "tensorboardX",
           "scipy"}
 ALLOWED = {"jax", "flax", "optax", "numpy", "jaxtyping", "jaxcnn"} | set(sys.stdlib_module_names)
 real_import = builtins.__import__
@@ -29,7 +29,7 @@ from jaxcnn import (
     DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, ScheduleConfig, TrainConfig, create
 )
 from jaxcnn.data import Split, load, normalisation
-from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data import eval_batches
 from jaxcnn.data.order import Order
 from jaxcnn.data.prepared import Norms, eval_batch, training_batch
 from jaxcnn.data.resident import Arrays, Stream, gather

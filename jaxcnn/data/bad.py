@@ -1,14 +1,16 @@
 """Examples that cannot be used: counted, named, passed over up to a limit."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxcnn.data.decode import BadImage
-from jaxcnn.data.stores.records import Record, Records
 from jaxcnn.errors import RunError
 
 _NAMED = 5
+
+
+class BadExample(Exception):
+    """One line: why an example cannot be used."""
 
 
 class Bad(NamedTuple):
@@ -60,17 +62,3 @@ class BadExamples:
         """Return them in the order of the split."""
         with self._lock:
             return [self.found[index] for index in sorted(self.found)]
-
-
-def labelled(records: Records, index: int, class_names: Sequence[str]) -> Record:
-    """Return one example, whose label is that of a class.
-
-    Raises:
-        BadImage: it cannot be read, or its label is none.
-    """
-    record = records[index]
-    label = record.label
-    if not 0 <= label < len(class_names):
-        unlabelled = " (is the split unlabelled?)" if label < 0 else ""
-        raise BadImage(f"label {label}, expected 0 to {len(class_names) - 1}{unlabelled}")
-    return record

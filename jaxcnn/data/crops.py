@@ -3,24 +3,27 @@
 A box is drawn from the image's size alone, so the pixels around it need not be decoded (`decode.decode_crop`).
 """
 
+import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.resize import Box, Interpolation
+from jaxcnn.data.resampling import Box
 from jaxcnn.errors import UsageError
-from jaxcnn.preprocessing import Preprocessing
+from jaxcnn.preprocessing import Interpolation, Preprocessing
+from jaxcnn.typed import Config, Count, Interval, Positive
 
 _local = threading.local()
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomResizedCrop:
+class RandomResizedCrop(Config, at="data.train_crop"):
     """A part of random area and aspect, resized to the network's input (Szegedy et al. 2015, section 6).
 
     The distribution is torchvision's: area uniform, aspect log-uniform, each place equally likely; a part that does
@@ -28,24 +31,26 @@ class RandomResizedCrop:
     """
 
     kind: Literal["random_resized_crop"] = "random_resized_crop"
-    area: tuple[float, ...] = (0.08, 1.0)
+    area: tuple[Annotated[float, Interval(above=0, most=1)], ...] = (0.08, 1.0)
     """Smallest and largest share of the image's area."""
-    aspect: tuple[float, ...] = (3 / 4, 4 / 3)
+    aspect: tuple[Positive, ...] = (3 / 4, 4 / 3)
     """Smallest and largest width over height."""
     interpolation: Interpolation = "bilinear"
     """See decode.resize_crop: bilinear is fast, and nearest the only one without antialiasing."""
 
     def __post_init__(self) -> None:
         """Refuse what draws no box."""
-        if len(self.area) != 2 or not 0 < self.area[0] <= self.area[1] <= 1:
-            raise UsageError(f"data.train_crop.area is {self.area}: expected two shares, such as 0.08 1")
-        if len(self.aspect) != 2 or not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
-            raise UsageError(f"data.train_crop.aspect is {self.aspect}: expected two ratios, such as 0.75 1.3333")
+        super().__post_init__()
+        _check_pair("area", self.area, "0.08 1")
+        _check_pair("aspect", self.aspect, "0.75 1.3333")
+
+    @functools.cached_property
+    def _log_aspect(self) -> tuple[float, float]:
+        return math.log(self.aspect[0]), math.log(self.aspect[1])
 
     def box(self, generator: np.random.Generator, height: int, width: int, size: int) -> Box:
         """Return a random part of an image of height x width; `size`, the input's, plays no part."""
-        draw = generator.random
-        (low, high), (narrow, wide) = self.area, map(math.log, self.aspect)
+        draw, (low, high), (narrow, wide) = _draws(generator), self.area, self._log_aspect
         for _ in range(10):
             area = (low + (high - low) * draw()) * height * width
             aspect = math.exp(narrow + (wide - narrow) * draw())
@@ -58,7 +63,7 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleJitter:
+class ScaleJitter(Config, at="data.train_crop"):
     """The shorter side to a random length, then a random square of the network's input size.
 
     As Simonyan & Zisserman 2015, section 3.1, and He et al. 2016, section 3.4, have it. Cropped first and resized
@@ -66,15 +71,15 @@ class ScaleJitter:
     """
 
     kind: Literal["scale_jitter"] = "scale_jitter"
-    short_side: tuple[int, ...] = (256, 480)
+    short_side: tuple[Count, ...] = (256, 480)
     """Shortest and longest length of the shorter side, in pixels; both may be drawn."""
     interpolation: Interpolation = "bilinear"
     """See decode.resize_crop: bilinear is fast, and nearest the only one without antialiasing."""
 
     def __post_init__(self) -> None:
         """Refuse what draws no box."""
-        if len(self.short_side) != 2 or not 0 < self.short_side[0] <= self.short_side[1]:
-            raise UsageError(f"data.train_crop.short_side is {self.short_side}: expected two lengths, such as 256 480")
+        super().__post_init__()
+        _check_pair("short_side", self.short_side, "256 480")
 
     def box(self, generator: np.random.Generator, height: int, width: int, size: int) -> Box:
         """Return the part of an image of height x width that becomes size x size.
@@ -87,12 +92,19 @@ class ScaleJitter:
             raise UsageError(
                 f"data.train_crop.short_side is {self.short_side}: expected at least data.image_size, which is {size}"
             )
-        draw = generator.random
+        draw = _draws(generator)
         side = max(1, round(size * min(height, width) / (low + int(draw() * (high - low + 1)))))
         return _place(draw, height, width, side, side)
 
 
 TrainCrop = RandomResizedCrop | ScaleJitter
+
+
+class AnyCrop(Protocol):
+    """What one of a user's own has, too; and `interpolation`, where it is not to be bilinear."""
+
+    def box(self, generator: np.random.Generator, height: int, width: int, size: int) -> Box:
+        """Return the part of an image of height x width that becomes size x size."""
 
 
 def generator(key: tuple[int, int], position: int) -> np.random.Generator:
@@ -108,12 +120,12 @@ def generator(key: tuple[int, int], position: int) -> np.random.Generator:
     kept = getattr(_local, "generator", None)
     if kept is None:
         made = np.random.Generator(np.random.Philox(0))
-        kept = _local.generator = made, made.bit_generator.state
-    made, state = kept
+        state: Any = made.bit_generator.state
+        kept = _local.generator = made, made.bit_generator, state
+    made, bits, state = kept
     # The counter's lowest word counts the draws; the state holds none that are left over.
-    state["state"]["counter"][:] = 0, 0, 0, position
-    state["state"]["key"][:] = key
-    made.bit_generator.state = state
+    state["state"] = {"counter": (0, 0, 0, position), "key": key}
+    bits.state = state
     return made
 
 
@@ -146,6 +158,17 @@ def mirrored(
     return np.stack([view, view[:, ::-1]])
 
 
+def _draws(generator: np.random.Generator) -> Callable[[], float]:
+    """Return what gives one of [0, 1) after the other: those of `generator.random`, of which four cost as much as one."""
+
+    return itertools.chain(generator.random(4).tolist(), iter(generator.random, None)).__next__
+
+
 def _place(draw: Callable[[], float], height: int, width: int, rows: int, columns: int) -> Box:
     """Return a box of rows x columns at a random place."""
     return Box(int(draw() * (height - rows + 1)), int(draw() * (width - columns + 1)), rows, columns)
+
+
+def _check_pair(name: str, given: tuple[float, ...], such_as: str) -> None:
+    if len(given) != 2 or given[0] > given[1]:
+        raise UsageError(f"data.train_crop.{name} is {given}: expected two numbers, the smaller one first: {such_as}")

@@ -1,217 +1,256 @@
-"""Labelled images, in memory or streamed, and the numbers that normalise them."""
+"""From a configuration, or an object, to splits that are ready to train on: `load`."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
-from jaxcnn.data.bad import Bad
+from jaxcnn.data.bad import BadExamples
 from jaxcnn.data.config import DataConfig
-from jaxcnn.errors import UsageError
-
-Batch = dict[str, np.ndarray]
-"""image uint8 [rows, height, width, channels], label int32 [rows], mask bool [rows]: False for what does not count."""
-
-
-class Examples(Protocol):
-    """A split, whether its images are in memory (`Split`) or read when they are needed (`streaming.Reader`)."""
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Height, width, channels."""
-
-    @property
-    def bad(self) -> Sequence[Bad]:
-        """The examples that cannot be used, as far as they are known."""
-
-    def __len__(self) -> int:
-        """Return the number of examples, bad ones among them."""
-
-    def batches(self, indices: Sequence[Int[np.ndarray, " rows"]]) -> Iterator[Batch]:
-        """Yield the examples of each of some lists of indices; bad ones are black, of class 0 and masked."""
-
-    def fingerprint(self) -> str:
-        """Return a SHA-256 that tells this split from another."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """A number of labelled images of one size."""
-
-    images: UInt8[np.ndarray, "n height width channels"]
-    labels: Int32[np.ndarray, " n"]
-    unusable: Mapping[int, Bad] = field(default_factory=dict)
-    """The examples that could not be read, by their indices: black, of class 0."""
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-        return len(self.labels)
-
-    def __getitem__(self, part: slice) -> "Split":
-        """Return consecutive examples."""
-        indices = range(len(self))[part]
-        unusable = {index - indices.start: bad for index, bad in self.unusable.items() if index in indices}
-        return Split(self.images[part], self.labels[part], unusable)
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Height, width, channels."""
-        return self.images.shape[1:]
-
-    @property
-    def bad(self) -> Sequence[Bad]:
-        """The examples that cannot be used."""
-        return [self.unusable[index] for index in sorted(self.unusable)]
-
-    @property
-    def usable(self) -> Bool[np.ndarray, " n"]:
-        """Which examples can be used."""
-        usable = np.ones(len(self), bool)
-        usable[list(self.unusable)] = False
-        return usable
-
-    def batches(self, indices: Sequence[Int[np.ndarray, " rows"]]) -> Iterator[Batch]:
-        """Yield the examples of each of some lists of indices; see `Examples`."""
-        usable = self.usable
-        for rows in indices:
-            yield {"image": self.images[rows], "label": self.labels[rows], "mask": usable[rows]}
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of images and labels."""
-        digest = hashlib.sha256()
-        for array in (self.images, self.labels):
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
-
-
-def concatenate(parts: Sequence[Split]) -> Split:
-    """Return the examples of several splits, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    starts = np.cumsum([0, *map(len, parts)]).tolist()
-    unusable = {
-        start + index: bad for start, part in zip(starts, parts, strict=False) for index, bad in part.unusable.items()
-    }
-    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Split(images, labels, unusable)
+from jaxcnn.data.crops import AnyCrop
+from jaxcnn.data.description import Description
+from jaxcnn.data.examples import Examples, Split, concatenate
+from jaxcnn.data.fields import ClassMap, Fields, Image, class_names_of, frame_of
+from jaxcnn.data.framing import preprocessing
+from jaxcnn.data.memory import free_memory, read_whole
+from jaxcnn.data.norms import Norms, given_norms, normalisation
+from jaxcnn.data.order import LastBatch
+from jaxcnn.data.prepared import has_norms
+from jaxcnn.data.slicing import Slice, parse
+from jaxcnn.data.sources import Like, Poll, open_store, ready
+from jaxcnn.data.stores.records import Store, Subset
+from jaxcnn.data.streaming import Reader
+from jaxcnn.errors import UsageError, unknown
+from jaxcnn.parts import Finder
+from jaxcnn.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of one data set; labels index `class_names`."""
+    """The splits of one data set, and all that it takes to train on them."""
 
     train: Examples
     val: Examples | None
     test: Examples
-    class_names: tuple[str, ...]
+    fields: Fields
+    """What examples hold."""
     note: str = ""
     """What a reader of its scores must know, such as that a split is only a part."""
+    ignored: tuple[str, ...] = ()
+    """Files that are not examples, by name."""
+    streamed: bool = False
+    """Whether examples are read while the network trains; if not, they are in memory."""
+    last_batch: LastBatch = "continue"
+    """What becomes of training examples that do not fill their last batch."""
+    augment: tuple[Any, ...] = ()
+    """While training: changes of each batch on the device, `transform(key, batch, fields)`, in this order."""
+    norms: Norms | None = None
+    """What the field `image` is normalised by; None: there is none."""
+    preprocessing: Preprocessing | None = None
+    """How any image file becomes what the field `image` is when it is scored; None: there is none, or it is no file."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the first field that has some."""
+        return class_names_of(self.fields)
+
+    @property
+    def shapes(self) -> Mapping[str, Any]:
+        """Shape and type of each field of one example in a batch."""
+        return self.train.shapes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples of each split, bad ones among them."""
+        return {name: len(split) for name, split in self.splits().items()}
 
     def splits(self) -> dict[str, Examples]:
         """Return the splits there are, by their purpose."""
         found = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split for name, split in found.items() if split is not None}
 
+    def split(self, name: str) -> Examples:
+        """Return the split "train", "val" or "test".
 
-def eval_batches(split: Examples, batch_size: int) -> Iterator[Batch]:
-    """Yield the examples of `split` in order, each once, in batches of one size on the host.
+        Raises:
+            UsageError: there is none of this name.
+        """
+        splits = self.splits()
+        if name not in splits:
+            raise unknown("split", name, splits)
+        return splits[name]
 
-    The last batch is filled up with zeros where `mask` is False.
-    """
-    starts = range(0, len(split), batch_size)
-    indices = [np.arange(start, min(start + batch_size, len(split))) for start in starts]
-    for batch in split.batches(indices):
-        fill = batch_size - len(batch["label"])
-        yield {name: np.pad(array, ((0, fill), *[(0, 0)] * (array.ndim - 1))) for name, array in batch.items()}
+    def describe(self) -> Description:
+        """Return all but the examples."""
+        given = (self.fields, self.shapes, self.sizes, self.norms, self.streamed, self.augment, self.last_batch)
+        return Description(*given)
 
 
-def check_split(images: np.ndarray, labels: np.ndarray, what: str) -> Split:
-    """Return the arrays as a Split.
+def load(
+    config: DataConfig,
+    *,
+    source: Any = None,
+    finder: Finder = Finder(),  # noqa: B008
+    like: Like | None = None,
+    streamed: bool | None = None,
+    norms: Norms | Callable[[Mapping[str, Any], Fields], Norms | None] | None = None,
+    poll: Poll = lambda: None,
+) -> Dataset:
+    """Return the data set that `config` describes: in memory, or streamed where it is too large for that.
+
+        load(DataConfig(source="digits", train_split="train[:80%]", val_split="train[80%:]"))
+        load(DataConfig(), source={"train": {"image": images, "label": labels}, "test": [(image, label), ...]})
 
     Args:
-        images: whole numbers in 0..255, [n, height, width, channels] or [n, height, width] for one channel.
-        labels: whole numbers from 0, [n].
-        what: where they came from, for the error.
+        config: what to load, which part of it, and what is done to it.
+        source: an object that takes the place of `config.source`: arrays, lists, a Grain data source, a Hugging Face
+            data set, ...; see `stores.objects`, and `stores.kinds` for how fields are told.
+        finder: of what `config` names of a user's own.
+        like: the fields that are needed and their kinds, such as {"image": Image, "angle": Value}.
+        streamed: whether examples are read while the network trains; None: as `config` and the free memory have it.
+        norms: mean and standard deviation to normalise by, or what returns them for an example's shapes and fields;
+            None: as `config` says, else measured.
+        poll: called for each image that is decoded; what it raises ends the loading.
 
     Raises:
-        UsageError: naming what is wrong, where an array has another rank, length, type or range.
+        UsageError: where the source lacks what was asked for, naming it.
+        RunError: more examples are bad than `bad_limit` allows.
     """
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or 0 in images.shape:
-        raise UsageError(f"{what}: images have shape {images.shape}, expected [n, height, width, channels]")
-    if images.shape[1] in (1, 3) and images.shape[-1] not in (1, 3, 4):
-        raise UsageError(f"{what}: images have shape {images.shape}: expected the channels last, not first")
-    if images.dtype != np.uint8:
-        _check_range(images, what)
-        images = images.astype(np.uint8)
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise UsageError(f"{what}: labels have shape {labels.shape} for {len(images)} images")
-    if labels.dtype.kind not in "iu":
-        raise UsageError(f"{what}: labels are {labels.dtype}, expected whole numbers from 0")
-    if labels.min() < 0:
-        raise UsageError(f"{what}: label {labels.min()} found, expected numbers from 0 (is the split unlabelled?)")
-    return Split(images, labels.astype(np.int32))
+    store = open_store(config, source=source, finder=finder, like=like, poll=poll)
+    _check_overlap(config, store.sizes)
+    streamed = streams(config, store) if streamed is None else streamed
+    crop: AnyCrop | None = ready(config.train_crop, finder)
+    if crop is not None and not streamed:
+        raise UsageError("data.train_crop cuts from whole images, which are not kept in memory: stream them")
+    splits = take(config, store, crop, streamed, poll)
+    train, fields = splits["train"], store.fields
+    measured = _norms(config, train, fields, norms, poll)
+    return Dataset(
+        train,
+        splits.get("val"),
+        splits["test"],
+        fields,
+        note=store.note,
+        ignored=store.ignored,
+        streamed=streamed,
+        last_batch=config.last_batch,
+        augment=tuple(ready(transform, finder) for transform in config.augment),
+        norms=measured,
+        preprocessing=None if measured is None else preprocessing(train.shapes["image"], config, *measured),
+    )
 
 
-def _check_range(images: np.ndarray, what: str) -> None:
-    if images.dtype.kind not in "iuf":
-        raise UsageError(f"{what}: images are {images.dtype}, expected uint8")
-    low, high = images.min(), images.max()
-    if not np.isfinite([low, high]).all():
-        raise UsageError(f"{what}: images hold NaN or infinity")
-    if low < 0 or high > 255:
-        raise UsageError(f"{what}: images hold values from {low:g} to {high:g}, expected 0 to 255")
-    if images.dtype.kind == "f":
-        advice = "; multiply by 255 and round" if high <= 1 else ""
-        raise UsageError(f"{what}: images are {images.dtype} from {low:g} to {high:g}, expected uint8{advice}")
+def streams(config: DataConfig, store: Store) -> bool:
+    """Return whether examples are read while the network trains; if not, they are decoded once, into memory.
 
-
-def normalisation(
-    config: DataConfig, split: Examples, poll: Callable[[], None] = lambda: None
-) -> tuple[Float32[np.ndarray, "..."], Float32[np.ndarray, " channels"]]:
-    """Return the mean and standard deviation to normalise by, for pixels in 0..1.
-
-    What `config` does not give is measured on `split`, the training images, by sums of whole numbers: the
-    order of the images and the machine make no difference. `poll` is called now and then; what it raises ends the
-    work.
-
-    Returns:
-        mean: [channels], or [height, width, channels] with `per_pixel_mean`.
-        std: [channels].
+    No result depends on it: where nothing is random on the host, both give the same batches.
     """
-    height, width, channels = split.image_shape
-    for name, given in (("mean", config.mean), ("std", config.std)):
-        if given is not None and len(given) != channels:
-            raise UsageError(f"data.{name} has {len(given)} numbers, the images have {channels} channels")
-    if config.per_pixel_mean and config.mean is not None:
-        raise UsageError("data.per_pixel_mean measures the mean: give it or data.mean, not both")
-    mean = None if config.mean is None else np.array(config.mean)
-    std = None if config.std is None else np.array(config.std)
-    if mean is None or std is None:
-        total, squares, images = _sums(split, poll)
-        count = images * height * width
-        channel_mean = total.sum((0, 1)) / count
-        if mean is None:
-            mean = (total / images if config.per_pixel_mean else channel_mean) / 255
-        if std is None:
-            std = np.sqrt(squares / count - channel_mean**2) / 255
-    if not (std > 0).all():
-        raise UsageError(f"data.std is {std.tolist()}: a channel has one value only, or std was given as 0")
-    return mean.astype(np.float32), std.astype(np.float32)
+    if config.pipeline != "auto" or config.train_crop is not None:
+        return config.pipeline == "streaming" or config.train_crop is not None
+    if config.image_size is None or store.in_memory:
+        return False
+    splits = {part.split for spec in _specs(config).values() for part in parse(spec, store.sizes)}
+    pixel = sum(_bytes_of_pixel(field) for field in store.fields.values())
+    train = sum(part.stop - part.start for part in parse(config.train_split, store.sizes))
+    image, (host, device) = config.image_size**2 * pixel, free_memory()
+    return sum(store.sizes[split] for split in splits) * image > host // 2 or train * image > device // 2
 
 
-def _sums(split: Examples, poll: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the sum of values at each pixel, the sum of squares of each channel, both exact, and the usable images."""
-    total, squares = (np.zeros(split.image_shape, np.int64) for _ in range(2))
-    count = 0
-    for batch in eval_batches(split, 250):  # at most 66,000, for uint32: 255 * 255 * 66,000 < 2**32
-        poll()
-        chunk = batch["image"].astype(np.uint32)  # black where it does not count
-        total += chunk.sum(0, dtype=np.uint32)
-        squares += np.multiply(chunk, chunk, out=chunk).sum(0, dtype=np.uint32)
-        count += int(batch["mask"].sum())
-    return total, squares.sum((0, 1)), count
+def _bytes_of_pixel(field: Any) -> int:
+    match field:
+        case Image(channels, dtype):
+            return channels * np.dtype(dtype).itemsize
+        case ClassMap():
+            return 1
+    return 0
+
+
+def _specs(config: DataConfig) -> dict[str, str]:
+    specs = {"train": config.train_split, "val": config.val_split, "test": config.test_split}
+    return {name: spec for name, spec in specs.items() if spec is not None}
+
+
+def take(config: DataConfig, store: Store, crop: AnyCrop | None, streamed: bool, poll: Poll) -> dict[str, Examples]:
+    """Return the splits that `config` names."""
+    if frame_of(store.fields) is None and (config.image_size or crop):
+        raise UsageError(f"data.image_size and data.train_crop are of images: there are {', '.join(store.fields)}")
+    if streamed:
+        found: dict[str, Examples] = {name: _reader(config, store, crop, spec) for name, spec in _specs(config).items()}
+    else:
+        whole: dict[str, Split] = {}
+        found = {name: _in_memory(config, store, spec, whole, poll) for name, spec in _specs(config).items()}
+    train = found["train"].shapes
+    for name, split in found.items():
+        for field, shape in split.shapes.items():
+            if shape != train[field]:
+                here, there = jax.tree.leaves(shape)[0].shape, jax.tree.leaves(train[field])[0].shape
+                raise UsageError(
+                    f"{field} of split {_specs(config)[name]!r} is {here}, of {config.train_split!r} {there}: "
+                    "set data.image_size"
+                )
+    return found
+
+
+def _reader(config: DataConfig, store: Store, crop: AnyCrop | None, spec: str) -> Reader:
+    records = Subset([(store.records(name), start, stop) for name, start, stop in parse(spec, store.sizes)])
+    frame = frame_of(store.fields)
+    if config.image_size is None and frame is not None and not store.in_memory:
+        raise UsageError("images that are streamed need data.image_size, the side in pixels that all are brought to")
+    bad = BadExamples(spec, len(records), config.bad_limit)
+    reader = Reader(records, store.fields, config, bad, crop)
+    if crop is not None and frame is not None:
+        height, width, *_ = reader.shapes[frame].shape
+        if height != width:
+            raise UsageError(f"data.train_crop makes squares, the images are {height}x{width}: set data.image_size")
+    return reader
+
+
+def _in_memory(config: DataConfig, store: Store, spec: str, whole: dict[str, Split], poll: Poll) -> Split:
+    """Return a part of a data set in memory; `whole` has the splits that were read before."""
+    parts: list[Split] = []
+    for name, start, stop in parse(spec, store.sizes):
+        if name not in whole:
+            read = partial(read_whole, store.records(name), store.fields, name, config, poll)
+            whole[name] = read() if store.decoded is None else store.decoded(name, read)
+        parts.append(whole[name][start:stop])
+    if any(part.shapes != parts[0].shapes for part in parts):
+        raise UsageError(f"split {spec!r}: images differ in size, set data.image_size")
+    found = concatenate(parts)
+    bad = BadExamples(spec, len(found), config.bad_limit)
+    for index, (name, reason) in found.unusable.items():
+        bad.add(index, name, reason)
+    return found
+
+
+def _norms(config: DataConfig, train: Examples, fields: Fields, given: Any, poll: Poll) -> Norms | None:
+    if has_norms(fields):
+        given = given(train.shapes, fields) if callable(given) else given
+        shape = train.shapes["image"].shape
+        return normalisation(config, train, poll) if given is None else given_norms(given[0], given[1], shape)
+    for name in ("mean", "std", "per_pixel_mean"):
+        if getattr(config, name):
+            raise UsageError(f"data.{name} is of a field 'image': the data set has {', '.join(fields)}")
+    return None
+
+
+def _check_overlap(config: DataConfig, sizes: Mapping[str, int]) -> None:
+    """Raise where an example would be scored that was trained on, or counted twice."""
+
+    def shared(ours: Slice, theirs: Slice) -> int:
+        return min(ours.stop, theirs.stop) - max(ours.start, theirs.start) if ours.split == theirs.split else 0
+
+    train = parse(config.train_split, sizes)
+    for name, spec in (("train", config.train_split), ("val", config.val_split), ("test", config.test_split)):
+        slices = [] if spec is None else parse(spec, sizes)
+        if any(shared(*pair) > 0 for pair in itertools.combinations(slices, 2)):
+            raise UsageError(f"data.{name}_split {spec!r} names examples twice")
+        common = sum(max(0, shared(*pair)) for pair in itertools.product(train, slices))
+        if common and name != "train":
+            raise UsageError(
+                f"data.{name}_split {spec!r} shares {common} examples with data.train_split {config.train_split!r}: "
+                "expected others (`jaxcnn evaluate RUN --split train` scores those trained on)"
+            )

@@ -15,21 +15,11 @@ import threading
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, Shaped, UInt8
 
-from jaxcnn.data.resize import Box, Interpolation, bilinear, check_inside, one_thread, resize_crop, target
-
-__all__ = [
-    "MAX_PIXELS",
-    "BadImage",
-    "Box",
-    "Interpolation",
-    "decode",
-    "decode_crop",
-    "image_size",
-    "one_thread",
-    "resize_crop",
-]
+from jaxcnn.data.bad import BadExample
+from jaxcnn.data.resampling import Box, bilinear, check_inside, resize_crop, target
+from jaxcnn.preprocessing import Interpolation
 
 MAX_PIXELS = 1 << 26
 """The largest image that is decoded, in pixels: 8192 x 8192. What claims more is damaged or means harm."""
@@ -51,7 +41,7 @@ _CORRUPT = re.compile("Corrupt JPEG data|Premature end|Inconsistent progression"
 _local = threading.local()
 
 
-class BadImage(Exception):
+class BadImage(BadExample):
     """One line: why these bytes are no image."""
 
 
@@ -67,15 +57,14 @@ class _Jpeg(NamedTuple):
     """Whether libjpeg-turbo's own interface reads it: no CMYK, not 12 bits."""
 
 
-def image_size(image: bytes | UInt8[np.ndarray, "h w channels"]) -> tuple[int, int]:
+def image_size(image: bytes | Shaped[np.ndarray, "h w *channels"]) -> tuple[int, int]:
     """Return height and width of pixels, or of an image file by its header alone (about 1 us for JPEG, 40 for others).
 
     Raises:
         BadImage: it is no image, or its size cannot be meant.
     """
     if not isinstance(image, bytes):
-        height, width, _ = image.shape
-        return height, width
+        return image.shape[0], image.shape[1]
     at = _frame(image)
     if at:
         return _size(image, at)
@@ -83,7 +72,7 @@ def image_size(image: bytes | UInt8[np.ndarray, "h w channels"]) -> tuple[int, i
         return opened.height, opened.width
 
 
-def decoded(image: bytes | UInt8[np.ndarray, "h w channels"], channels: int) -> UInt8[np.ndarray, "h w channels"]:
+def decoded(image: bytes | Shaped[np.ndarray, "h w channels"], channels: int) -> Shaped[np.ndarray, "h w channels"]:
     """Return the pixels of an image as it is stored: `decode` of a file, and pixels as they are.
 
     Raises:
@@ -145,6 +134,33 @@ def decode_crop(
     out = target(out, size, channels)
     bilinear(pixels, [side / factor for side in box], out)
     return out
+
+
+def channels_of(encoded: bytes) -> int:
+    """Return 1 where an image file is grey, by its header alone, else 3.
+
+    Raises:
+        BadImage: it is no image.
+    """
+    at = _frame(encoded)
+    if at:
+        return 1 if encoded[at + 9] == 1 else 3
+    with _Opened(encoded) as opened:
+        return 1 if opened.mode in ("1", "L", "I", "I;16") else 3
+
+
+def decode_classes(encoded: bytes) -> Int[np.ndarray, "h w"]:
+    """Return the class map in a file of one channel: grey values, or the indices of a palette.
+
+    Raises:
+        BadImage: as `decode`; or it has several channels.
+    """
+    with _Opened(encoded) as image:
+        image.load()
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise BadImage(f"is of mode {image.mode}, expected one channel that holds classes")
+        found = np.asarray(image)
+    return found.astype(np.uint8 if found.dtype == bool else np.int32) if found.dtype != np.uint8 else found
 
 
 def _frame(encoded: bytes) -> int:

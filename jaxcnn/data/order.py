@@ -5,6 +5,7 @@ permutation drawn from (key, e). How batches are cut out of it where n is no mul
 """
 
 import threading
+from fractions import Fraction
 from functools import partial
 from typing import Literal
 
@@ -29,10 +30,11 @@ def epoch_permutation(key: Key[Array, ""], epoch: int | Array, n: int) -> Int32[
     return jax.random.permutation(jax.random.fold_in(key, epoch), n).astype(jnp.int32)
 
 
-def batches_per_epoch(n: int, batch_size: int, last_batch: LastBatch) -> float:
-    """Return how many batches an epoch is: a fraction where batches go on into the next one."""
+def batches_per_epoch(n: int, batch_size: int, last_batch: LastBatch) -> Fraction:
+    """Return how many batches an epoch is, exactly: not a whole number where batches go on into the next one."""
     whole, rest = divmod(n, batch_size)
-    return {"continue": n / batch_size, "drop": whole, "pad": whole + bool(rest)}[last_batch]
+    counts = {"continue": Fraction(n, batch_size), "drop": Fraction(whole), "pad": Fraction(whole + bool(rest))}
+    return counts[last_batch]
 
 
 class Order:

@@ -1,39 +1,45 @@
 """The last part of every batch's way to the network, the same for all data paths: part of the compiled step."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from jaxtyping import Array, Float32, Key
+from jaxtyping import Array, Key
 
-from jaxcnn.data.augment import AnyArray, augment, normalize
-from jaxcnn.data.config import DataConfig
-
-
-class Norms(NamedTuple):
-    """What normalises images: for pixels in 0..1."""
-
-    mean: Float32[AnyArray, "..."]
-    std: Float32[AnyArray, " channels"]
+from jaxcnn.data.augment import augment as augmented
+from jaxcnn.data.fields import Batch, Fields, Image
+from jaxcnn.data.norms import Norms, normalize, unit_of
 
 
 def training_batch(
-    batch: dict[str, Array], key: Key[Array, ""], norms: Norms, config: DataConfig, num_classes: int
-) -> dict[str, Array]:
-    """Return a batch augmented as `config` says, and normalised.
+    batch: Batch, key: Key[Array, ""], norms: Norms | None, augment: Sequence[Any], fields: Fields
+) -> Batch:
+    """Return a batch augmented, and its field `image` normalised.
 
     Args:
-        batch: image uint8 [batch, height, width, channels], label int32 [batch], mask bool [batch].
+        batch: as it is stored.
         key: of this step alone.
-        norms: of the training images.
-        config: `augment` is read.
-        num_classes: of the logits.
+        norms: of the training images; None: nothing is normalised.
+        augment: transforms, in their order.
+        fields: of the data set.
 
     Returns:
         The batch with image float32; and, where examples were mixed, target float32 [batch, classes].
     """
-    batch = augment(config.augment, key, batch, num_classes)
-    return {**batch, "image": normalize(batch["image"], norms.mean, norms.std)}
+    unit = unit_of(batch["image"]) if "image" in batch else 1  # before a transform makes float32 of it
+    return _normalised(augmented(augment, key, batch, fields), norms, unit)
 
 
-def eval_batch(image: Array, label: Array, mask: Array, norms: Norms) -> dict[str, Array]:
-    """Return a batch to score: normalised."""
-    return {"image": normalize(image, norms.mean, norms.std), "label": label, "mask": mask}
+def eval_batch(batch: Batch, norms: Norms | None) -> Batch:
+    """Return a batch to score: its field `image` normalised."""
+    return _normalised(batch, norms, unit_of(batch["image"]) if "image" in batch else 1)
+
+
+def _normalised(batch: Batch, norms: Norms | None, unit: int) -> Batch:
+    if norms is None:
+        return batch
+    return {**batch, "image": normalize(batch["image"], norms.mean, norms.std, unit)}
+
+
+def has_norms(fields: Fields) -> bool:
+    """Return whether a data set has images to normalise: a field `image`, of kind Image."""
+    return isinstance(fields.get("image"), Image)

@@ -6,30 +6,31 @@ perms, offset = stream.at(step)                                       # on the h
 batch = gather(arrays, perms, offset, batch_size, last_batch)         # pure, inside the jitted step
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int32, UInt8
+from jaxtyping import Array, Bool, Int32
 
-from jaxcnn.data.augment import AnyArray
-from jaxcnn.data.dataset import Split
+from jaxcnn.data.examples import Split
+from jaxcnn.data.fields import Batch
+from jaxcnn.data.norms import AnyArray
 from jaxcnn.data.order import LastBatch, Order, epoch_permutation
 
 
 class Arrays(NamedTuple):
     """A split: on the host, until placed on the devices."""
 
-    images: UInt8[AnyArray, "n height width channels"]
-    labels: Int32[AnyArray, " n"]
+    fields: Mapping[str, Any]
+    """Each field as it is in a batch, with all examples first."""
     usable: Bool[AnyArray, " n"]
 
     @classmethod
     def of(cls, split: Split) -> "Arrays":
         """Return a split's arrays."""
-        return cls(split.images, split.labels, split.usable)
+        return cls(dict(split.arrays), split.usable)
 
 
 class Stream:
@@ -69,8 +70,8 @@ def gather(
     offset: Int32[Array, ""] | np.int32,
     batch_size: int,
     last_batch: LastBatch = "continue",
-) -> dict[str, Array]:
-    """Return a training batch as it is stored.
+) -> Batch:
+    """Return a training batch as it is stored: all fields, and mask bool [batch].
 
     Args:
         arrays: the training split.
@@ -78,16 +79,10 @@ def gather(
         offset: from `Stream.at`.
         batch_size: static.
         last_batch: static; see `DataConfig`.
-
-    Returns:
-        image uint8 [batch, height, width, channels], label int32 [batch], mask bool [batch].
     """
     indices = batch_indices(perms, offset, batch_size)
     mask = jnp.take(arrays.usable, indices, mode="clip")
     if last_batch == "pad":
         mask &= offset + jnp.arange(batch_size, dtype=jnp.int32) < perms.shape[1]
-    return {
-        "image": jnp.take(arrays.images, indices, axis=0, mode="clip"),
-        "label": jnp.take(arrays.labels, indices, mode="clip"),
-        "mask": mask,
-    }
+    fields = jax.tree.map(lambda values: jnp.take(values, indices, axis=0, mode="clip"), dict(arrays.fields))
+    return {**fields, "mask": mask}

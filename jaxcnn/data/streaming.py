@@ -7,25 +7,26 @@ far ahead they work, nor on which process makes which of its rows.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int32, Int64, Shaped
 
-from jaxcnn.data import images as imaging
-from jaxcnn.data.bad import Bad, BadExamples, labelled
+from jaxcnn.data.bad import Bad, BadExample, BadExamples
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, generator
-from jaxcnn.data.dataset import Batch
-from jaxcnn.data.decode import BadImage, decode_crop, image_size, one_thread, resize_crop
+from jaxcnn.data.crops import AnyCrop
+from jaxcnn.data.decode import image_size
+from jaxcnn.data.fields import Batch, Fields, Label, Value, frame_of
+from jaxcnn.data.framing import Cut, Fit, Framing, Move, Size, Stored
 from jaxcnn.data.order import Order
+from jaxcnn.data.reading import Reading
+from jaxcnn.data.resampling import one_thread
 from jaxcnn.data.stores.records import Records
+from jaxcnn.data.threads import InOrder, cores, in_order
 
-# Puts the pixels of an example at a position of the stream into `out`.
-Draw = Callable[[bytes | np.ndarray, int, np.ndarray], None]
 Rows = tuple[Int32[np.ndarray, " rows"], Int64[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]
+"""Of a batch: the examples, their positions in the stream, and whether they count."""
 
 # Batches made ahead of the one that is asked for; the loop asks before the devices are done. More would not stay in the
 # processor's cache: 2 took a tenth of the speed.
@@ -40,22 +41,27 @@ class Reader:
     def __init__(
         self,
         records: Records,
-        shape: tuple[int, ...],
-        class_names: Sequence[str],
+        fields: Fields,
         config: DataConfig,
         bad: BadExamples,
+        crop: AnyCrop | None = None,
     ) -> None:
         """Note where the examples are.
 
         Args:
             records: the examples.
-            shape: height, width, channels that images are brought to.
-            class_names: labels index them.
-            config: `resize`, `threads` and `train_crop` are read.
+            fields: what they hold.
+            config: `image_size`, `resize`, `resize_to` and `threads` are read.
             bad: is told of the examples that cannot be used.
+            crop: what `stream` cuts out; None: as examples are scored.
+
+        Raises:
+            UsageError: no example can be used, which is to say how large images are.
         """
-        self.records, self.image_shape = records, shape
-        self._bad, self._class_names, self._config = bad, class_names, config
+        self.records, self.fields = records, fields
+        self._bad, self._threads, self._crop = bad, config.threads or cores(), crop
+        self._fit = Fit.of(config)
+        self.shapes: Mapping[str, Any] = Reading(records, fields, self._fit, bad).shapes()
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -79,32 +85,32 @@ class Reader:
         """Return what tells this split from another: a SHA-256 over names, sizes and labels, not over pixels."""
         return self.records.fingerprint()
 
-    def size(self, index: int) -> tuple[int, int]:
+    def size(self, index: int) -> Size:
         """Return height and width of an image as it is stored; (1, 1) where it cannot be told."""
         try:
-            return image_size(self.records[index].image)
-        except BadImage:
+            return image_size(self.records[index][frame_of(self.fields) or ""])
+        except BadExample:
             return 1, 1
 
     def batches(self, indices: Sequence[Int64[np.ndarray, " rows"]]) -> Iterator[Batch]:
-        """Yield batches of the examples given by their indices, as they are scored.
-
-        Yields:
-            image uint8 [rows, height, width, channels], label int32, mask bool: False where an example is bad, whose
-            image and label are 0.
-        """
-        yield from self.drawn(indices, self.image_shape, self._fitted)
+        """Yield batches of the examples given by their indices, as they are scored; see `Examples`."""
+        yield from self._batches(indices, self.fields, self._fit, self.shapes)
 
     def drawn(
-        self, indices: Sequence[Int64[np.ndarray, " rows"]], shape: tuple[int, ...], draw: Draw
+        self,
+        indices: Sequence[Int64[np.ndarray, " rows"]],
+        shape: tuple[int, ...],
+        draw: Callable[[Stored, Shaped[np.ndarray, "*shape"]], None],
     ) -> Iterator[Batch]:
-        """Yield batches as `batches` does, whose images `draw` makes, of another shape."""
-        rows = [(chosen, chosen, np.ones(len(chosen), bool)) for chosen in indices]
-        feed = Feed(self, rows.__getitem__, len(rows), draw, shape)
-        try:
-            yield from (feed.at(step) for step in range(len(rows)))
-        finally:
-            feed.close()
+        """Yield batches as `batches` does, whose images `draw` makes, of another shape.
+
+        They hold the first image, and what no move of it changes: labels and values.
+        """
+        frame = frame_of(self.fields)
+        fields = {name: one for name, one in self.fields.items() if name == frame or isinstance(one, Label | Value)}
+        shapes = {name: self.shapes[name] for name in fields}
+        shapes |= {name: jax.ShapeDtypeStruct(shape, one.dtype) for name, one in shapes.items() if name == frame}
+        yield from self._batches(indices, fields, _Drawn(draw), shapes)
 
     def stream(self, order: Order, rows: slice, steps: int, key: tuple[int, int]) -> "Feed":
         """Return some rows of each training batch, cropped at random as the configuration says.
@@ -115,59 +121,38 @@ class Reader:
             steps: how many batches there are.
             key: what is random is drawn from it.
         """
-        crop = self._config.train_crop
-        draw = self._fitted if crop is None else self._cropped(crop, key)
-        return Feed(self, lambda step: order.rows(step, rows), steps, draw, self.image_shape)
+        framing: Framing = self._fit
+        if self._crop is not None:
+            height, width, *_ = self.shapes[frame_of(self.fields) or ""].shape
+            framing = Cut(self._crop, (height, width), key)
+        reading = Reading(self.records, self.fields, framing, self._bad)
+        return Feed(_Making(reading, lambda step: order.rows(step, rows), self.shapes), steps, self._threads)
 
-    def read(self, index: int, position: int, draw: Draw, out: UInt8[np.ndarray, "*shape"]) -> int | None:
-        """Decode one example into `out` and return its label; None where it is bad, and `out` black."""
+    def _batches(
+        self, indices: Sequence[np.ndarray], fields: Fields, framing: Framing, shapes: Mapping[str, Any]
+    ) -> Iterator[Batch]:
+        rows = [(chosen, chosen, np.ones(len(chosen), bool)) for chosen in indices]
+        reading = Reading(self.records, fields, framing, self._bad)
+        feed = Feed(_Making(reading, rows.__getitem__, shapes), len(rows), self._threads)
         try:
-            image, label = labelled(self.records, index, self._class_names)
-            draw(image, position, out)
-            return label
-        except BadImage as error:
-            self._bad.add(index, self.records.name(index), str(error))
-            out[...] = 0
-            return None
-
-    def _fitted(self, image: bytes | np.ndarray, position: int, out: np.ndarray) -> None:
-        out[...] = imaging.fitted(image, out.shape[-1], self._config)
-
-    def _cropped(self, crop: RandomResizedCrop | ScaleJitter, key: tuple[int, int]) -> Draw:
-        def draw(image: bytes | np.ndarray, position: int, out: np.ndarray) -> None:
-            side, *_, channels = out.shape
-            box = crop.box(generator(key, position), *image_size(image), side)
-            if isinstance(image, bytes):
-                decode_crop(image, box, (side, side), channels, crop.interpolation, out)
-            else:
-                resize_crop(image, box, (side, side), crop.interpolation, out)
-
-        return draw
-
-    @property
-    def threads(self) -> int:
-        """How many threads decode."""
-        return self._config.threads or imaging.cores()
+            yield from (feed.at(step) for step in range(len(rows)))
+        finally:
+            feed.close()
 
 
 class Feed:
-    """Batches in the order of their steps, made ahead of time by Grain's threads; or again from any step on."""
+    """Batches in the order of their steps, made ahead of time by threads; or again from any step on."""
 
-    def __init__(
-        self, reader: Reader, rows: Callable[[int], Rows], steps: int, draw: Draw, shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, making: "_Making", steps: int, threads: int) -> None:
         """Start nothing before the first batch is asked for.
 
         Args:
-            reader: decodes.
-            rows: returns the examples of a step, their positions in the stream, and whether they count.
+            making: makes parts of batches.
             steps: batches in all.
-            draw: brings an image to its size.
-            shape: of what it makes.
+            threads: that make them.
         """
-        self._reader, self._rows, self._steps, self._draw, self._shape = reader, rows, steps, draw, shape
-        self._iterator: Any = None
-        self._making = _Making()
+        self._making, self._steps, self._threads = making, steps, threads
+        self._parts: InOrder[None] | None = None
         self._next = 0
         self._last: tuple[int, Batch] = (-1, {})
 
@@ -175,75 +160,90 @@ class Feed:
         """Return the batch of a step, waiting for it if need be.
 
         Returns:
-            image uint8 [rows, height, width, channels], label int32, mask bool, and index int32: the examples.
+            All fields, mask bool, and index int32: the examples.
 
         Raises:
             RunError: more examples are bad than allowed.
         """
         if self._last[0] == step:
             return self._last[1]
-        if self._iterator is None or step != self._next:
+        if self._parts is None or step != self._next:
             self._start(step)
+        assert self._parts is not None
         try:
-            for _ in range(self._parts):
-                next(self._iterator)
+            self._parts.take(self._making.parts)
         except BaseException:
             self.close()
             raise
-        _, batch = self._making.begun.pop(step)
-        self._next, self._last = step + 1, (step, batch)
-        return batch
+        self._next, self._last = step + 1, (step, self._making.finished(step))
+        return self._last[1]
 
     def close(self) -> None:
         """Stop the threads."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+        if self._parts is not None:
+            self._parts.close()
+            self._parts = None
 
     def _start(self, step: int) -> None:
-        import grain
-
         self.close()
         one_thread()
-        size, threads = len(self._rows(step)[0]), self._reader.threads
-        self._chunk = min(_CHUNK, -(-size // threads))
-        self._parts = -(-size // self._chunk)
-        self._making = _Making()  # threads that are not done yet write to the one before
-        parts = grain.MapDataset.range(step * self._parts, self._steps * self._parts)
-        parts = parts.map(partial(self._make, self._making))
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, _AHEAD * self._parts))
-        self._iterator = iter(parts.to_iter_dataset(options))
+        self._making = making = self._making.anew(step, self._threads)
+        numbers = range(step * making.parts, self._steps * making.parts)
+        self._parts = in_order(making.make, numbers, self._threads, (1 + _AHEAD) * making.parts)
 
-    def _make(self, making: "_Making", number: int) -> bool:
-        """Decode one chunk of a batch; Grain calls it in its threads."""
-        step, part = divmod(int(number), self._parts)
-        (indices, positions, counts), batch = self._begun(making, step)
-        for row in range(part * self._chunk, min(len(indices), (part + 1) * self._chunk)):
-            # What does not count is decoded, too: BatchNorm is to see images.
-            label = self._reader.read(int(indices[row]), int(positions[row]), self._draw, batch["image"][row])
-            batch["label"][row], batch["mask"][row] = label or 0, counts[row] and label is not None
-        return True
 
-    def _begun(self, making: "_Making", step: int) -> tuple[Rows, Batch]:
-        with making.lock:
-            if step not in making.begun:
+class _Making:
+    """The batches that threads are at work on."""
+
+    def __init__(self, reading: Reading, rows: Callable[[int], Rows], shapes: Mapping[str, Any]) -> None:
+        self._reading, self._rows, self._shapes = reading, rows, shapes
+        self._begun: dict[int, tuple[Rows, Batch]] = {}
+        self._lock = threading.Lock()
+        self._chunk, self.parts = 1, 1
+        """Rows of one part of a batch, and parts of a batch."""
+
+    def anew(self, step: int, threads: int) -> "_Making":
+        """Return the same without what was begun: threads that are not done yet write to the one before."""
+        making = _Making(self._reading, self._rows, self._shapes)
+        size = len(self._rows(step)[0])
+        making._chunk = min(_CHUNK, -(-size // threads))
+        making.parts = -(-size // making._chunk)
+        return making
+
+    def make(self, number: int) -> None:
+        """Make one part of a batch; called by several threads."""
+        step, part = divmod(number, self.parts)
+        (indices, positions, counts), batch = self._batch(step)
+        rows = slice(part * self._chunk, (part + 1) * self._chunk)
+        # What does not count is decoded, too: BatchNorm is to see images.
+        self._reading.fill(batch, rows.start, indices[rows].tolist(), positions[rows].tolist())
+        batch["mask"][rows] &= counts[rows]
+
+    def finished(self, step: int) -> Batch:
+        """Return a batch all of whose parts are made."""
+        return self._begun.pop(step)[1]
+
+    def _batch(self, step: int) -> tuple[Rows, Batch]:
+        with self._lock:
+            if step not in self._begun:
                 rows = self._rows(step)
                 size = len(rows[0])
-                making.begun[step] = (
-                    rows,
-                    {
-                        "image": np.empty((size, *self._shape), np.uint8),
-                        "label": np.empty(size, np.int32),
-                        "mask": np.empty(size, bool),
-                        "index": rows[0].astype(np.int32),
-                    },
-                )
-            return making.begun[step]
+                fields = jax.tree.map(lambda one: np.empty((size, *one.shape), one.dtype), dict(self._shapes))
+                batch = {**fields, "mask": np.empty(size, bool), "index": rows[0].astype(np.int32)}
+                self._begun[step] = rows, batch
+            return self._begun[step]
 
 
-@dataclass
-class _Making:
-    """The batches that threads are at work on, by step."""
+class _Drawn:
+    """Brings images to a shape of somebody else's choice."""
 
-    begun: dict[int, tuple[Rows, Batch]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    size: Size | None = None
+
+    def __init__(self, draw: Callable[[Stored, np.ndarray], None]) -> None:
+        self._draw = draw
+
+    def move(self, stored: Size, position: int) -> Move:
+        raise NotImplementedError
+
+    def draw(self, image: Stored, move: Move | None, out: np.ndarray) -> None:
+        self._draw(image, out)

@@ -6,7 +6,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from jaxcnn.data import images as imaging
-from jaxcnn.data.bad import Bad, labelled
+from jaxcnn.data.bad import Bad, BadExample
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.decode import BadImage, decoded
-from jaxcnn.data.sources import OPENERS
-from jaxcnn.data.stores.records import Record, Records, Store
+from jaxcnn.data.decode import decoded
+from jaxcnn.data.fields import Example, labelled_image
+from jaxcnn.data.framing import Fit
+from jaxcnn.data.reading import labelled
+from jaxcnn.data.sources import open_store
+from jaxcnn.data.stores.records import Records, Store
+from jaxcnn.data.threads import in_order
 from jaxcnn.errors import UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -68,7 +71,7 @@ def opened(config: DataConfig, poll: Callable[[], None] = lambda: None) -> Store
         UsageError: it cannot be opened.
     """
     try:
-        return OPENERS[config.source](config, poll)
+        return open_store(config, poll=poll)
     except UsageError as error:
         if config.path is None and str(error).startswith("unknown TFDS data set"):
             raise UsageError(f"there is no file or folder {config.name!r}, and {error}") from error
@@ -124,27 +127,32 @@ def survey(
             how many threads read.
         poll: called for each image; what it raises ends the work.
         progress: told how far it is, now and then.
+
+    Raises:
+        UsageError: the data set is not one of labelled images.
     """
-    records = store.records(split)
+    image, label = labelled_image(store.fields, "a survey")
+    records, fit = store.records(split), Fit.of(config)
+    classes, total = len(label.class_names), len(records)
     found = _Tally()
 
-    def read(indices: range) -> _Tally:
+    def read(start: int) -> _Tally:
         tally = _Tally()
-        for index in indices:
+        for index in range(start, min(start + _CHUNK, total)):
             poll()
-            _read(records, index, store, config, tally)
+            _read(records, index, classes, image.channels, fit, tally)
         return tally
 
-    chunks = [range(start, min(start + _CHUNK, len(records))) for start in range(0, len(records), _CHUNK)]
-    with ThreadPoolExecutor(config.threads or imaging.cores()) as pool:
-        for chunk, tally in zip(chunks, pool.map(read, chunks), strict=True):
+    starts = range(0, total, _CHUNK)
+    with closing(in_order(read, starts, config.threads)) as tallies:
+        for start, tally in zip(starts, tallies, strict=True):
             found.add(tally)
-            progress(split, chunk.stop, len(records))
+            progress(split, min(start + _CHUNK, total), total)
     mean, std = found.moments()
     return Survey(
         examples=len(records),
         bad=found.bad,
-        class_counts=np.bincount(found.labels, minlength=len(store.class_names)).tolist() if found.labels else [],
+        class_counts=np.bincount(found.labels, minlength=classes).tolist() if found.labels else [],
         height=_spread(found.heights),
         width=_spread(found.widths),
         formats=dict(found.formats.most_common()),
@@ -192,11 +200,11 @@ class _Tally:
         return mean / 255, np.sqrt(self.squares / self.pixels - mean**2) / 255
 
 
-def _read(records: Records, index: int, store: Store, config: DataConfig, tally: _Tally) -> None:
+def _read(records: Records, index: int, classes: int, channels: int, fit: Fit, tally: _Tally) -> None:
     try:
-        image, label = labelled(records, index, store.class_names)
-        pixels = decoded(image, store.channels)
-    except BadImage as error:
+        image, label = labelled(records, index, classes)
+        pixels = decoded(image, channels)
+    except BadExample as error:
         tally.bad.append(Bad(records.name(index), str(error)))
         return
     file, mode = _kind(image)
@@ -205,7 +213,7 @@ def _read(records: Records, index: int, store: Store, config: DataConfig, tally:
     tally.widths.append(pixels.shape[1])
     tally.formats[file] += 1
     tally.modes[mode] += 1
-    tally.count(imaging.fitted(pixels, store.channels, config))
+    tally.count(fit.pixels(pixels))
 
 
 def _kind(image: bytes | UInt8[np.ndarray, "h w c"]) -> tuple[str, str]:
@@ -235,12 +243,13 @@ class Weighed:
         """Return the number of examples."""
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         """Return one example."""
-        record = self.records[index]
+        example = self.records[index]
+        image = example["image"]
         with self._lock:
-            self.bytes += len(record.image) if isinstance(record.image, bytes) else record.image.nbytes
-        return record
+            self.bytes += len(image) if isinstance(image, bytes) else image.nbytes
+        return example
 
     def name(self, index: int) -> str:
         """Return what to call the example in a message."""

@@ -43,6 +43,7 @@ from jaxcnn.layers.initialisers import (
     zero_gamma,
     zeros,
 )
+from jaxcnn.layers.mapped import mapped_over
 from jaxcnn.layers.norm import (
     BatchNorm,
     GroupNorm,
@@ -117,6 +118,7 @@ __all__ = [
     "local_response_norm_paper",
     "local_response_norm_torch",
     "locally_connected",
+    "mapped_over",
     "max_pool",
     "ones",
     "output_size",

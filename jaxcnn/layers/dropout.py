@@ -1,9 +1,5 @@
 """Dropout of activations and of whole residual branches; both draw from the rng stream `dropout`."""
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,32 +7,18 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
-
-_batch_axis: ContextVar[str | None] = ContextVar("batch_axis", default=None)
-
-
-@contextlib.contextmanager
-def masks_over(axis_name: str | None) -> Iterator[None]:
-    """Within, layers see one device's rows of a batch that is split over a mapped axis; None: the whole batch.
-
-    Each device then draws for the whole batch and takes its rows, so that what is dropped does not depend on the
-    number of devices. Where XLA fuses the two, it draws only these rows.
-    """
-    token = _batch_axis.set(axis_name)
-    try:
-        yield
-    finally:
-        _batch_axis.reset(token)
+from jaxcnn.layers.mapped import batch_axis
 
 
 def _drop(module: nn.Module, x: Array, rate: float, shape: tuple[int, ...]) -> Array:
     """Zero `x` with probability `rate`, independently over `shape`, and divide what stays by 1 - rate."""
     if rate == 1:  # 0 / 0 otherwise
         return jnp.zeros_like(x)
-    axis, (rows, *others) = _batch_axis.get(), shape
+    axis = None if module.is_initializing() else batch_axis()
     if axis is None:
         keep = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, shape)
     else:
+        rows, *others = shape
         drawn = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, (rows * lax.axis_size(axis), *others))
         keep = lax.dynamic_slice_in_dim(drawn, rows * lax.axis_index(axis), rows)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

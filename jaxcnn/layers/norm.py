@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers.initialisers import Initializer, ones, zeros
+from jaxcnn.layers.mapped import norm_axis
 
 
 def _affine(module: Any, x: Array, mean: Array, var: Array, shape: tuple[int, ...]) -> Array:
@@ -34,13 +35,13 @@ class BatchNorm(nn.Module):
 
     The running statistics move as `momentum * old + (1 - momentum) * batch`: `momentum=0.9` is torch's 0.1.
     The running variance is the biased one, which normalises the batch (torch keeps the unbiased one). They
-    are updated only where `batch_stats` is mutable, and not while initialising.
+    are updated only where `batch_stats` is mutable, and not while initialising. Statistics are those of the input,
+    or of the inputs of all devices where `mapped_over` says that these share a batch.
 
     Attributes:
         use_running_average: normalise with the running statistics (evaluation) and leave them alone.
         momentum: share of the old running statistics that is kept in each step.
         epsilon: added to the variance.
-        axis_name: name of the mapped axis (pmap) to average the batch statistics over; None: per device.
         use_scale: whether to multiply by the parameter `scale`.
         use_bias: whether to add the parameter `bias`.
         scale_init: initialiser of `scale`.
@@ -51,7 +52,6 @@ class BatchNorm(nn.Module):
     use_running_average: bool
     momentum: float = 0.9
     epsilon: float = 1e-5
-    axis_name: str | None = None
     use_scale: bool = True
     use_bias: bool = True
     scale_init: Initializer = ones
@@ -70,7 +70,7 @@ class BatchNorm(nn.Module):
             return _affine(self, x, running_mean.value, running_var.value, shape)
         scale = self.param("scale", self.scale_init, shape, jnp.float32) if self.use_scale else jnp.ones(shape)
         bias = self.param("bias", self.bias_init, shape, jnp.float32) if self.use_bias else jnp.zeros(shape)
-        axis_name = None if self.is_initializing() else self.axis_name
+        axis_name = None if self.is_initializing() else norm_axis()
         near = lax.stop_gradient(running_mean.value)
         y, mean, var = batch_norm(x.astype(jnp.float32), scale, bias, near, self.epsilon, axis_name)
         if self.is_mutable_collection("batch_stats") and not self.is_initializing():

@@ -28,7 +28,7 @@ from jaxcnn.layers import (
     max_pool,
 )
 from jaxcnn.layers.initialisers import Normal, ones
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # The constants of section 3.3 (k = 2, n = 5, alpha = 1e-4, beta = 0.75) in three readings.
 RESPONSE_NORMS: dict[str, Callable[[Array], Array]] = {
@@ -53,7 +53,6 @@ class AlexNet2012(Model):
         hidden: width of the fully connected layers.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     groups: int = 2
@@ -63,7 +62,6 @@ class AlexNet2012(Model):
     hidden: int = 4096
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -112,14 +110,12 @@ class AlexNet(Model):
         hidden: width of the fully connected layers.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     width: int = 64
     hidden: int = 4096
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -158,3 +154,9 @@ alexnet = AlexNet
 # For tests: every kind of block in a second.
 alexnet_2012_tiny = partial(AlexNet2012, width=12, hidden=16, num_classes=5)
 alexnet_tiny = partial(AlexNet, width=4, hidden=16, num_classes=5)
+
+_entry = partial(ModelEntry, num_classes=1000)
+MODELS = {
+    "alexnet_2012": _entry(alexnet_2012, paper="NIPS 2012", year=2012, input_shape=(227, 227, 3)),
+    "alexnet": _entry(alexnet, paper="1404.5997", year=2014, input_shape=(224, 224, 3)),
+}

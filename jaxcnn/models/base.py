@@ -1,18 +1,18 @@
-"""What every model shares: parameters from shapes alone, stages by name, one clear line for images that do not fit."""
+"""What every model shares: parameters from shapes alone, stages by name, and the rows of its family's table."""
 
-import contextlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import InvalidRngError, ScopeParamShapeError
 
-from jaxcnn.errors import InputTooSmall, UsageError
 from jaxcnn.layers import initialisers
+from jaxcnn.models.inputs import check_images, input_errors
+from jaxcnn.models.trace import trace
 
 
 class WithAux(NamedTuple):
@@ -58,8 +58,6 @@ class Model(nn.Module):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The top-level submodules that make maps, in the order of their calls, as traced; not auxiliary heads."""
-        from jaxcnn.models.trace import trace  # which is about models, too
-
         return tuple(
             Stage(call.path, call.field and call.field.jump, call.output.shape[-1])
             for call in trace(self, self.image_shape, known={})
@@ -77,6 +75,7 @@ class Model(nn.Module):
         if method is not None or not args:
             return nn.Module.apply(self, variables, *args, method=method, **kwargs)
         images, *others = args
+        check_images(images)
         with input_errors(self, images, *others, variables=variables, **kwargs):
             return nn.Module.apply(self, variables, images, *others, **kwargs)
 
@@ -95,103 +94,50 @@ class Model(nn.Module):
         Raises:
           UsageError: for images of the wrong rank or type, or too small for the architecture.
         """
-        key = rngs["params"] if isinstance(rngs, Mapping) else rngs
-        plan: list[tuple[jax.tree_util.KeyPath, Any]] = []
-
-        def trace(images):
-            variables = nn.Module.init(self, jax.random.key(0), images, **kwargs)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-                plan.append((path, record.get(id(leaf), (None, None))[0]))
-            return variables
-
-        with input_errors(self, images, **kwargs), initialisers.recording() as record:
-            shapes = jax.eval_shape(trace, images)
-        if any(initializer is None for _, initializer in plan):
-            # A layer from elsewhere, with initialisers of its own: these can only be run.
-            return jax.jit(lambda key, images: nn.Module.init(self, key, images, **kwargs))(key, images)
-        leaves, treedef = jax.tree.flatten(shapes)
-        values = [
-            initializer(
-                jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode())),
-                leaf.shape,
-                leaf.dtype,
-            )
-            for (path, initializer), leaf in zip(plan, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, values)
+        check_images(images)
+        return initial_variables(self, rngs["params"] if isinstance(rngs, Mapping) else rngs, images, **kwargs)
 
 
-@contextlib.contextmanager
-def input_errors(model: Model, images: Any, *args, variables: Any = None, **kwargs) -> Iterator[None]:
-    """Check the images of a call, and turn errors within that are the images' fault into one clear line each.
+def initial_variables(model: nn.Module, key: jax.Array, images: Any, **kwargs) -> dict[str, Any]:
+    """Return the variables of any module, as `Model.init` does.
 
-    Args:
-      model: what is called.
-      images: with what; only shape and dtype are read.
-      *args: further arguments of the call.
-      variables: with what, too, where they exist.
-      **kwargs: further arguments of the call, or of Flax's `apply`.
+    Where a layer draws with other initialisers than ours, all are drawn as Flax's `init(key, images)` draws them, by a
+    compiled forward pass.
     """
-    if not hasattr(images, "shape") or not hasattr(images, "dtype"):
-        raise UsageError(f"images are a {type(images).__name__}: expected an array [batch, height, width, channels]")
-    if len(images.shape) != 4:
-        raise UsageError(f"images have shape {images.shape}: expected [batch, height, width, channels]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UsageError(f"images are of type {images.dtype}: expected floats, normalised as for training")
-    try:
-        yield
-    except InputTooSmall as error:
-        of_flax = ("rngs", "mutable", "capture_intermediates")
-        call = {name: value for name, value in kwargs.items() if name not in of_flax}
-        smallest = _smallest_side(model, images.shape[3], *args, **call)
-        if smallest is None:
-            raise
-        height, width = images.shape[1:3]
-        needs = f"{type(model).__name__} needs at least {smallest}x{smallest}"
-        raise UsageError(f"images of {height}x{width}: this {needs}") from error
-    except InvalidRngError as error:
-        if "dropout" not in str(error):
-            raise
-        message = 'train=True drops units at random: give apply rngs={"dropout": key}'
-        raise UsageError(message) from error
-    except ScopeParamShapeError as error:
-        channels = _channels_of(model, variables, images, *args, **kwargs)
-        if channels is None:
-            raise
-        message = f"images have {images.shape[3]} channels: the variables are made for {channels}"
-        raise UsageError(message) from error
+    plan: list[tuple[jax.tree_util.KeyPath, Any]] = []
+
+    def initialise(key, images):
+        rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+        return nn.Module.init(model, rngs, images, **kwargs)
+
+    def trace_once(images):
+        variables = initialise(jax.random.key(0), images)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+            plan.append((path, record.get(id(leaf), (None, None))[0]))
+        return variables
+
+    with input_errors(model, images, **kwargs), initialisers.recording() as record:
+        shapes = jax.eval_shape(trace_once, images)
+    if any(initializer is None for _, initializer in plan):
+        return jax.jit(lambda key: initialise(key, jnp.zeros(images.shape, images.dtype)))(key)
+    leaves, treedef = jax.tree.flatten(shapes)
+    values = [
+        initializer(
+            jax.random.fold_in(key, zlib.crc32(jax.tree_util.keystr(path).encode())),
+            leaf.shape,
+            leaf.dtype,
+        )
+        for (path, initializer), leaf in zip(plan, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, values)
 
 
-def _smallest_side(model: Model, channels: int, *args, **kwargs) -> int | None:
-    """Return the smallest side of square images that the model admits, by tracing it for some; None: none found."""
+@dataclass(frozen=True)
+class ModelEntry:
+    """A row of a table of models: what makes the model, where it comes from, and the images it was made for."""
 
-    def admits(side: int) -> bool:
-        keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-        images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-        try:
-            with initialisers.recording():
-                jax.eval_shape(lambda x: nn.Module.init(model, keys, x, *args, **kwargs), images)
-        except UsageError:
-            return False
-        return True
-
-    high = next((side for side in (2**n for n in range(13)) if admits(side)), None)
-    if high is None:
-        return None
-    low = high // 2  # not admitted
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if admits(middle) else (middle, high)
-    return high
-
-
-def _channels_of(model: Model, variables: Any, images: Any, *args, **kwargs) -> int | None:
-    """Return the channels that fit the variables, found among their kernels' by tracing; None: none do."""
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
-    kernels = [leaf for leaf in jax.tree.leaves(shapes["params"]) if len(leaf.shape) == 4]
-    for channels in sorted({kernel.shape[-2] for kernel in kernels} - {images.shape[3]}):
-        other = jax.ShapeDtypeStruct((*images.shape[:3], channels), images.dtype)
-        with contextlib.suppress(ScopeParamShapeError, UsageError):
-            jax.eval_shape(lambda v, x: nn.Module.apply(model, v, x, *args, **kwargs), shapes, other)
-            return channels
-    return None
+    factory: Callable[..., Model]
+    paper: str
+    year: int
+    input_shape: tuple[int, int, int]
+    num_classes: int

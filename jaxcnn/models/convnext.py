@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import Conv, Dense, LayerNorm, StochasticDepth, global_avg_pool, residual
 from jaxcnn.layers.initialisers import Constant, Normal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Table 5: a truncated normal of 0.02. The authors' code cuts it at +-2, a hundred deviations, which is no cut.
 # Biases start at zero.
@@ -108,7 +108,6 @@ class ConvNeXt(Model):
         layer_scale: initial value of each block's layer scale.
         num_classes: None returns the pooled and normalised features.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     depths: tuple[int, ...]
@@ -117,7 +116,6 @@ class ConvNeXt(Model):
     layer_scale: float = 1e-6
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -147,3 +145,11 @@ convnext_large = partial(ConvNeXt, depths=(3, 3, 27, 3), widths=(192, 384, 768, 
 
 # For tests: every kind of block in a second.
 convnext_test = partial(ConvNeXt, depths=(2, 1), widths=(8, 16), stochastic_depth=0.1, num_classes=5)
+
+_entry = partial(ModelEntry, paper="2201.03545", year=2022, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "convnext_tiny": _entry(convnext_tiny),
+    "convnext_small": _entry(convnext_small),
+    "convnext_base": _entry(convnext_base),
+    "convnext_large": _entry(convnext_large),
+}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.layers import Conv, Dropout, global_avg_pool
+from jaxcnn.models.base import ModelEntry
 from jaxcnn.models.fcn_resnet import FCNResNet
 from jaxcnn.models.resnet import head_init
 
@@ -85,3 +86,9 @@ deeplabv3_resnet101 = partial(DeepLabV3, block="bottleneck", depths=(3, 4, 23, 3
 deeplabv3_tiny = partial(
     DeepLabV3, block="bottleneck", depths=(1, 1, 1, 2), width=4, features=8, rates=(1, 2), num_classes=5
 )
+
+_entry = partial(ModelEntry, paper="1706.05587", year=2017, input_shape=(520, 520, 3), num_classes=21)
+MODELS = {
+    "deeplabv3_resnet50": _entry(deeplabv3_resnet50),
+    "deeplabv3_resnet101": _entry(deeplabv3_resnet101),
+}

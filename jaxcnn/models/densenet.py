@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.layers import BatchNorm, Blocks, Conv, Dropout, NormRelu, avg_pool, he_normal_fan_out
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 from jaxcnn.models.resnet import Stem, head
 
 
@@ -75,7 +75,6 @@ class DenseNet(Model):
       dropout: rate after each convolution but the first; the paper has 0.2 where there is no data augmentation.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depths: tuple[int, ...]
@@ -87,7 +86,6 @@ class DenseNet(Model):
     dropout: float = 0.0
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -96,7 +94,7 @@ class DenseNet(Model):
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
         # The authors' code: by fan_out; torchvision has fan_in.
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         drop = partial(Dropout, self.dropout, not train)
         layer = partial(DenseLayer, self.growth_rate, self.bottleneck, conv, norm, drop)
 
@@ -126,3 +124,19 @@ densenet_bc190_k40 = partial(_cifar, depths=(31, 31, 31), growth_rate=40, stem_w
 
 # For tests: every kind of block in a second.
 densenet_tiny = partial(DenseNet, depths=(2, 1), growth_rate=4, stem_width=8, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1608.06993", year=2016)
+_cifar_entry = partial(_entry, input_shape=(32, 32, 3), num_classes=10)
+_imagenet_entry = partial(_entry, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "densenet40_k12": _cifar_entry(densenet40_k12),
+    "densenet100_k12": _cifar_entry(densenet100_k12),
+    "densenet100_k24": _cifar_entry(densenet100_k24),
+    "densenet_bc100_k12": _cifar_entry(densenet_bc100_k12),
+    "densenet_bc250_k24": _cifar_entry(densenet_bc250_k24),
+    "densenet_bc190_k40": _cifar_entry(densenet_bc190_k40),
+    "densenet121": _imagenet_entry(densenet121),
+    "densenet161": _imagenet_entry(densenet161),
+    "densenet169": _imagenet_entry(densenet169),
+    "densenet201": _imagenet_entry(densenet201),
+}

@@ -28,7 +28,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.blocks import PaddingMode
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_in, he_normal_fan_out
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Table 1, stages 2 to 8: expansion, kernel size, stride of the first block, channels, blocks.
 TABLE_1 = (
@@ -65,7 +65,6 @@ class EfficientNet(Model):
         epsilon: of BatchNorm, like the momentum.
         num_classes: None returns the pooled features.
         dtype: of the computation; parameters, statistics and logits are float32.
-        axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     width: float
@@ -77,7 +76,6 @@ class EfficientNet(Model):
     momentum: float = 0.9  # the authors' code: 0.99
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -90,7 +88,6 @@ class EfficientNet(Model):
             use_running_average=not train,
             momentum=self.momentum,
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         unit = partial(ConvNorm, conv=conv, norm=norm, act=nn.silu)
@@ -133,3 +130,15 @@ efficientnet_b7 = partial(_b5_to_b7, width=2.0, depth=3.1, dropout=0.5)
 
 # For tests: every kind of block in a second.
 efficientnet_tiny = partial(EfficientNet, width=0.25, depth=0.5, dropout=0.2, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1905.11946", year=2019, num_classes=1000)
+MODELS = {
+    "efficientnet_b0": _entry(efficientnet_b0, input_shape=(224, 224, 3)),
+    "efficientnet_b1": _entry(efficientnet_b1, input_shape=(240, 240, 3)),
+    "efficientnet_b2": _entry(efficientnet_b2, input_shape=(260, 260, 3)),
+    "efficientnet_b3": _entry(efficientnet_b3, input_shape=(300, 300, 3)),
+    "efficientnet_b4": _entry(efficientnet_b4, input_shape=(380, 380, 3)),
+    "efficientnet_b5": _entry(efficientnet_b5, input_shape=(456, 456, 3)),
+    "efficientnet_b6": _entry(efficientnet_b6, input_shape=(528, 528, 3)),
+    "efficientnet_b7": _entry(efficientnet_b7, input_shape=(600, 600, 3)),
+}

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BilinearUpsample, Conv, ConvNorm, Dropout, max_pool
 from jaxcnn.layers.initialisers import glorot_uniform, zeros
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 from jaxcnn.models.vgg import Stage
 
 # By the stride of the finest scores: where the image lies within the upsampled scores.
@@ -81,7 +81,6 @@ class FCN(Model):
             one; its released networks, to which the published numbers belong, none.
         num_classes: None returns the maps of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: unused, there are no statistics.
     """
 
     stride: Literal[32, 16, 8]
@@ -91,7 +90,6 @@ class FCN(Model):
     learned_upsampling: bool = False
     num_classes: int | None = 21
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -169,3 +167,10 @@ fcn8s_vgg16 = partial(FCN, stride=8)
 
 # For tests: every kind of block in a second.
 fcn_tiny = partial(FCN, stride=8, depths=(1, 1, 2, 1, 1), widths=(4, 4, 8, 8, 8), hidden=16, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1411.4038", year=2014, input_shape=(500, 500, 3), num_classes=21)
+MODELS = {
+    "fcn32s_vgg16": _entry(fcn32s_vgg16),
+    "fcn16s_vgg16": _entry(fcn16s_vgg16),
+    "fcn8s_vgg16": _entry(fcn8s_vgg16),
+}

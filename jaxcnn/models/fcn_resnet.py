@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, Dropout, resize_bilinear
-from jaxcnn.models.base import WithAux
+from jaxcnn.models.base import ModelEntry, WithAux
 from jaxcnn.models.resnet import ResNet, head_init
 
 
@@ -61,7 +61,7 @@ class FCNResNet(ResNet):
         conv = partial(
             ConvNorm,
             conv=partial(Conv, use_bias=False, dtype=self.dtype),
-            norm=partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype),
+            norm=partial(BatchNorm, use_running_average=not train, dtype=self.dtype),
         )
         logits = resize_bilinear(self.make_head(self.num_classes, conv, train)(maps[-1]), sizes)
         if self.aux_heads and (train or self.is_initializing()):
@@ -81,3 +81,9 @@ fcn_resnet101 = partial(FCNResNet, block="bottleneck", depths=(3, 4, 23, 3))
 
 # For tests: every kind of block in a second.
 fcn_resnet_tiny = partial(FCNResNet, block="bottleneck", depths=(1, 1, 1, 2), width=4, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1411.4038", year=2014, input_shape=(520, 520, 3), num_classes=21)
+MODELS = {
+    "fcn_resnet50": _entry(fcn_resnet50),
+    "fcn_resnet101": _entry(fcn_resnet101),
+}

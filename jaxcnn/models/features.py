@@ -5,22 +5,25 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError, nearest, unknown
-from jaxcnn.models.base import Model
+from jaxcnn.models.calls import apply
 
 OUTPUT = "output"
+# The collection, and the name in each module, that outputs are sown into.
+_SOWN = "outputs read by features"
 
 
 def features(
-    model: Model,
+    model: nn.Module,
     variables: Mapping[str, Any],
     images: Float[Array, "batch height width channels"],
     names: Sequence[str],
     *,
     train: bool = False,
-    rngs: Any = None,
+    key: jax.Array | None = None,
     add: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what submodules of the model output for these images, by name.
@@ -37,12 +40,12 @@ def features(
         jax.grad(score)(jnp.zeros_like(maps))
 
     Args:
-      model: any model.
+      model: any module that is called with images.
       variables: its variables.
       images: normalised floats.
       names: of which outputs.
       train: as in the model's call; what it would change in the variables is dropped.
-      rngs: keys for dropout, where `train` needs them.
+      key: of dropout, where `train` needs one.
       add: arrays added to outputs by name, of their shapes; all that follows sees the sums.
 
     Raises:
@@ -52,33 +55,39 @@ def features(
         raise UsageError(f"names is {names!r}: expected a list of names, such as [{names!r}]")
     changes = dict(add or {})
     asked = {*names, *changes}
-    found: dict[str, Any] = {}
     paths: set[str] = set()
 
-    def keep(name: str, value: Any) -> Any:
-        if name in found:
-            raise UsageError(f"{name!r} is called several times: its name does not stand for one output")
-        if name in changes:
-            value = jax.tree.map(lambda *pair: _sum(name, *pair), value, changes[name])
-        found[name] = value
-        return value
-
     def read(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        value, path = call(*args, **kwargs), "/".join(context.module.path)
+        value, module = call(*args, **kwargs), context.module
+        path = "/".join(module.path)
         if context.method_name != "__call__" or not path:
             return value
         paths.add(path)
-        return keep(path, value) if path in asked else value
+        value = _changed(path, value, changes)
+        if path in asked and not module.sow(_SOWN, _SOWN, value):
+            raise UsageError(f"{path!r} lies in a loop of Flax, from which its output does not come out")
+        return value
 
     with nn.intercept_methods(read):
-        answer = model.apply(variables, images, train=train, rngs=rngs, mutable=["batch_stats"] if train else False)
-    keep(OUTPUT, answer[0] if train else answer)
+        outputs, updates = apply(model, variables, images, train=train, key=key, collect=[_SOWN])
+    found = {OUTPUT: (_changed(OUTPUT, outputs, changes),)}
+    found |= {
+        path.removesuffix(f"/{_SOWN}"): sown for path, sown in flatten_dict(updates.get(_SOWN, {}), sep="/").items()
+    }
     for name in asked - found.keys():
         tops = {path for path in paths if "/" not in path}
         raise unknown(
             f"submodule of {type(model).__name__}", name, (paths if nearest(name, paths) else tops) | {OUTPUT}
         )
-    return {name: found[name] for name in names}
+    for name in asked:
+        if len(found[name]) > 1:
+            raise UsageError(f"{name!r} is called several times: its name does not stand for one output")
+    return {name: found[name][0] for name in names}
+
+
+def _changed(name: str, value: Any, changes: Mapping[str, Any]) -> Any:
+    """Return an output with what is to be added to it."""
+    return jax.tree.map(lambda *pair: _sum(name, *pair), value, changes[name]) if name in changes else value
 
 
 def _sum(name: str, value: Array, change: Array) -> Array:

@@ -30,7 +30,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.branches import Steps
 from jaxcnn.layers.initialisers import Constant, Initializer, VarianceScaling, lecun_uniform, zeros
-from jaxcnn.models.base import Model, WithAux
+from jaxcnn.models.base import Model, ModelEntry, WithAux
 
 # Table 1: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
 WIDTHS = {
@@ -100,7 +100,6 @@ class GoogLeNet(Model):
       aux_heads: whether to have the auxiliary classifiers on 4a and 4d, which answer while training.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     norm: Literal["lrn", "batch"] = "lrn"
@@ -111,7 +110,6 @@ class GoogLeNet(Model):
     aux_heads: bool = False
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -124,9 +122,7 @@ class GoogLeNet(Model):
         kernel_init: Initializer = lecun_uniform if published else VarianceScaling(2.0, "fan_in", "truncated_normal")
         bias_init = Constant(0.2) if published else zeros
         make_conv = partial(Conv, use_bias=published, kernel_init=kernel_init, bias_init=bias_init, dtype=self.dtype)
-        batch_norm = partial(
-            BatchNorm, use_running_average=not train, epsilon=1e-3, axis_name=self.axis_name, dtype=self.dtype
-        )
+        batch_norm = partial(BatchNorm, use_running_average=not train, epsilon=1e-3, dtype=self.dtype)
         dense = partial(Dense, kernel_init=kernel_init)
 
         def conv(features: int, kernel_size: int, **kwargs: Any) -> ConvNorm:
@@ -161,3 +157,9 @@ googlenet_bn = partial(GoogLeNet, norm="batch", largest_kernel=3, last_pool=2, d
 
 # For tests.
 googlenet_tiny = partial(GoogLeNet, width=1 / 16, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1409.4842", year=2014, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "googlenet": _entry(googlenet),
+    "googlenet_bn": _entry(googlenet_bn),
+}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import Blocks, Branches, Chain, Conv, Dense, Dropout, Row, global_avg_pool, residual
 from jaxcnn.layers.branches import Steps
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 from jaxcnn.models.inception_v3 import V, avg_same, conv_factory, max_halving, stem_v3
 from jaxcnn.models.inception_v4 import conv_init, head_init, three_depths
 
@@ -80,7 +80,6 @@ class InceptionResNetV2(Model):
       width: multiplies the channels of all convolutions, but those within the sums.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depths: tuple[int, ...] = (10, 20, 10)
@@ -88,7 +87,6 @@ class InceptionResNetV2(Model):
     width: float = 1.0
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,7 +98,7 @@ class InceptionResNetV2(Model):
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
-        conv = conv_factory(conv_init, self.width, train, self.axis_name, self.dtype)
+        conv = conv_factory(conv_init, self.width, train, self.dtype)
         block = partial(ResidualBlock, conv=conv, dtype=self.dtype)
         depth_a, depth_b, depth_c = three_depths(self.depths)
         # Section 3.3: branches scaled by 0.1 to 0.3 keep the training stable. The last block is not, and has no ReLU.
@@ -126,3 +124,9 @@ inception_resnet_v2 = InceptionResNetV2
 
 # For tests.
 inception_resnet_v2_tiny = partial(InceptionResNetV2, depths=(1, 1, 2), width=1 / 16, num_classes=5)
+
+MODELS = {
+    "inception_resnet_v2": ModelEntry(
+        inception_resnet_v2, paper="1602.07261", year=2016, input_shape=(299, 299, 3), num_classes=1000
+    ),
+}

@@ -27,7 +27,7 @@ from jaxcnn.layers import (
 )
 from jaxcnn.layers.branches import Steps
 from jaxcnn.layers.initialisers import Initializer, TruncatedNormal
-from jaxcnn.models.base import Model, WithAux
+from jaxcnn.models.base import Model, ModelEntry, WithAux
 
 # Name of a stage -> its layers.
 Stages = dict[str, Steps]
@@ -92,16 +92,14 @@ def block_c(pool: Callable) -> tuple[Steps, ...]:
     )
 
 
-def conv_factory(
-    kernel_init: Initializer, width: float, train: bool, axis_name: str | None, dtype: Any
-) -> Callable[..., ConvNorm]:
+def conv_factory(kernel_init: Initializer, width: float, train: bool, dtype: Any) -> Callable[..., ConvNorm]:
     """Return what makes the rows' modules: convolution without bias, BatchNorm, ReLU, `width` times the channels.
 
     TF-slim's BatchNorm has no scale (torchvision's and timm's have one), and keeps 0.9997 of the running statistics
     in each step; that takes 10,000 steps to forget where they started, so here it is 0.9, as in torchvision.
     """
     conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=dtype)
-    norm = partial(BatchNorm, use_running_average=not train, epsilon=1e-3, axis_name=axis_name, dtype=dtype)
+    norm = partial(BatchNorm, use_running_average=not train, epsilon=1e-3, dtype=dtype)
 
     def make(features: int, kernel_size: int | tuple[int, int], **kwargs: Any) -> ConvNorm:
         return ConvNorm(max(1, int(width * features)), kernel_size, conv=conv, norm=norm, **kwargs)
@@ -135,7 +133,6 @@ class Inception(Model):
       aux_heads: whether to have the auxiliary classifier, which answers while training.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     # Of convolutions, the classifier, the auxiliary head's last convolution and its classifier.
@@ -146,7 +143,6 @@ class Inception(Model):
     aux_heads: bool = False
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -164,7 +160,7 @@ class Inception(Model):
     ) -> Float[Array, "batch outputs"] | WithAux:
         """Return logits, or pooled features; with `aux_heads` and `train=True` also the auxiliary logits."""
         conv_init, head_init, aux_conv_init, aux_head_init = self.inits
-        make_conv = partial(conv_factory, width=self.width, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        make_conv = partial(conv_factory, width=self.width, train=train, dtype=self.dtype)
         aux: tuple[Array, ...] = ()
         for name, steps in self.stage_steps().items():
             x = Chain(steps, make_conv(conv_init), name=name)(x)
@@ -218,3 +214,9 @@ inception_v3 = InceptionV3
 inception_v3_tiny = partial(
     InceptionV3, pool_widths=(32,), widths_7x7=(128,), blocks_8x8=1, width=1 / 16, num_classes=5
 )
+
+MODELS = {
+    "inception_v3": ModelEntry(
+        inception_v3, paper="1512.00567", year=2015, input_shape=(299, 299, 3), num_classes=1000
+    ),
+}

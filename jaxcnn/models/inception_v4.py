@@ -7,6 +7,7 @@ import flax.linen as nn
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import Row
 from jaxcnn.layers.initialisers import VarianceScaling, glorot_uniform
+from jaxcnn.models.base import ModelEntry
 from jaxcnn.models.inception_v3 import Inception, Stages, V, avg_same, max_halving
 
 # Figure 3. The second of its branches has 7x1 first there, 1x7 in the code.
@@ -97,3 +98,9 @@ inception_v4 = InceptionV4
 
 # For tests.
 inception_v4_tiny = partial(InceptionV4, depths=(1, 1, 1), width=1 / 16, num_classes=5)
+
+MODELS = {
+    "inception_v4": ModelEntry(
+        inception_v4, paper="1602.07261", year=2016, input_shape=(299, 299, 3), num_classes=1000
+    ),
+}

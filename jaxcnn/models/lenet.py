@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import Conv, Dense, avg_pool, conv, max_pool, sum_pool
 from jaxcnn.layers.initialisers import Initializer, Uniform, UniformFanIn, he_normal_fan_in
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Table I of the paper: the maps of S2 that each of the 16 maps of C3 sees.
 C3_TABLE = (
@@ -125,7 +125,6 @@ class LeNet5Paper(Model):
 
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None  # Nothing here is normalised over the batch.
 
     @nn.compact
     def __call__(
@@ -166,7 +165,6 @@ class LeNet5(Model):
     pooling: Literal["max", "avg"] = "max"
     pad: bool = True
     dtype: Any = jnp.float32
-    axis_name: str | None = None  # Nothing here is normalised over the batch.
 
     @nn.compact
     def __call__(
@@ -195,3 +193,10 @@ class LeNet5(Model):
 lenet5_1998 = LeNet5Paper
 lenet5 = partial(LeNet5, pad=True)
 lenet5_valid = partial(LeNet5, pad=False)
+
+_entry = partial(ModelEntry, paper="LeCun et al. 1998", year=1998, num_classes=10)
+MODELS = {
+    "lenet5": _entry(lenet5, input_shape=(28, 28, 1)),
+    "lenet5_valid": _entry(lenet5_valid, input_shape=(28, 28, 1)),
+    "lenet5_1998": _entry(lenet5_1998, input_shape=(32, 32, 1)),
+}

@@ -24,7 +24,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_out
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 head_init = VarianceScaling(1 / 3, "fan_out", "uniform")
 
@@ -69,7 +69,6 @@ class MnasNet(Model):
       num_stages: takes only so many stages, from the first (the separable convolution).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     variant: Literal["a1", "b1"] = "b1"
@@ -77,7 +76,6 @@ class MnasNet(Model):
     num_stages: int = 1 + len(B1)
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -89,7 +87,6 @@ class MnasNet(Model):
             use_running_average=not train,
             momentum=0.9997,  # torchvision's, after the paper; the authors' is 0.99
             epsilon=1e-5,  # torchvision's; the authors' is 1e-3
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         # Torchvision's padding, symmetric, where the authors' is TensorFlow's; and torchvision's fan_out of depthwise
@@ -129,3 +126,12 @@ mnasnet_a1 = partial(MnasNet, variant="a1")
 
 # For tests: every kind of block in a second.
 mnasnet_tiny = partial(MnasNet, variant="a1", width=0.25, num_stages=3, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1807.11626", year=2018, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "mnasnet0_5": _entry(mnasnet0_5),
+    "mnasnet0_75": _entry(mnasnet0_75),
+    "mnasnet1_0": _entry(mnasnet1_0),
+    "mnasnet1_3": _entry(mnasnet1_3),
+    "mnasnet_a1": _entry(mnasnet_a1),
+}

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import BatchNorm, Blocks, Conv, ConvNorm, Dense, Dropout, global_avg_pool, padding_of, round_channels
 from jaxcnn.layers.initialisers import TruncatedNormal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 kernel_init = TruncatedNormal(0.09)  # the authors' code
 
@@ -52,7 +52,6 @@ class MobileNetV1(Model):
       epsilon: of BatchNorm; 0.001 in TensorFlow's weights.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     width: float = 1.0
@@ -61,7 +60,6 @@ class MobileNetV1(Model):
     epsilon: float = 1e-5
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -74,7 +72,6 @@ class MobileNetV1(Model):
             # The authors' code averages with 0.9997, for runs of millions of steps.
             momentum=0.9,
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
@@ -101,3 +98,9 @@ mobilenet_v1 = MobileNetV1
 
 # For tests: every kind of block in a second.
 mobilenet_v1_tiny = partial(MobileNetV1, width=0.25, depths=(1, 2), num_classes=5)
+
+MODELS = {
+    "mobilenet_v1": ModelEntry(
+        mobilenet_v1, paper="1704.04861", year=2017, input_shape=(224, 224, 3), num_classes=1000
+    ),
+}

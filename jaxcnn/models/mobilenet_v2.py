@@ -24,7 +24,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import TruncatedNormal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 kernel_init = TruncatedNormal(0.09)  # the authors' code
 
@@ -50,7 +50,6 @@ class MobileNetV2(Model):
       epsilon: of BatchNorm; 0.001 in TensorFlow's weights.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     width: float = 1.0
@@ -59,7 +58,6 @@ class MobileNetV2(Model):
     epsilon: float = 1e-5
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -71,7 +69,6 @@ class MobileNetV2(Model):
             use_running_average=not train,
             momentum=0.9,  # torchvision's; the authors' code has 0.997
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
@@ -98,3 +95,9 @@ mobilenet_v2 = MobileNetV2
 
 # For tests: every kind of block in a second.
 mobilenet_v2_tiny = partial(MobileNetV2, width=0.25, num_stages=2, num_classes=5)
+
+MODELS = {
+    "mobilenet_v2": ModelEntry(
+        mobilenet_v2, paper="1801.04381", year=2018, input_shape=(224, 224, 3), num_classes=1000
+    ),
+}

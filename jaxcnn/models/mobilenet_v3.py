@@ -27,7 +27,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import TruncatedNormal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 kernel_init = TruncatedNormal(0.09)  # the authors' code
 
@@ -72,7 +72,6 @@ class MobileNetV3(Model):
       epsilon: of BatchNorm; 0.00001 in timm's weights.
       num_classes: None returns the features that the last layer reads.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     variant: Literal["large", "small"]
@@ -82,7 +81,6 @@ class MobileNetV3(Model):
     epsilon: float = 1e-3
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -94,7 +92,6 @@ class MobileNetV3(Model):
             use_running_average=not train,
             momentum=0.99,  # section 6.1.1
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
             dtype=self.dtype,
         )
         conv = partial(Conv, use_bias=False, kernel_init=kernel_init, dtype=self.dtype)
@@ -131,3 +128,9 @@ mobilenet_v3_small = partial(MobileNetV3, variant="small")
 
 # For tests: every kind of block in a second.
 mobilenet_v3_tiny = partial(MobileNetV3, variant="small", width=0.25, num_stages=3, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1905.02244", year=2019, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "mobilenet_v3_large": _entry(mobilenet_v3_large),
+    "mobilenet_v3_small": _entry(mobilenet_v3_small),
+}

@@ -29,7 +29,7 @@ from jaxcnn.layers import (
     round_channels,
 )
 from jaxcnn.layers.initialisers import Normal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # That of the authors' code; the paper does not say. Kernels start He normal by fan_out, likewise.
 head_init = Normal(0.01)
@@ -97,7 +97,6 @@ class RegNet(Model):
         of the paper, timm), "torchvision" half up and never below 90 %.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depth: int
@@ -109,7 +108,6 @@ class RegNet(Model):
     rounding: Literal["paper", "torchvision"] = "paper"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -117,7 +115,7 @@ class RegNet(Model):
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv_norm = partial(ConvNorm, conv=conv, norm=norm)
         shortcut = partial(Shortcut, norm=norm, dtype=self.dtype)
 
@@ -168,3 +166,31 @@ regnet_y_32gf = partial(_y, depth=20, w0=232, wa=115.89, wm=2.53, group_width=23
 
 # For tests: two stages of two groups of 8, and 1 and 2 blocks.
 regnet_tiny = partial(_y, depth=3, w0=16, wa=8.0, wm=2.0, group_width=8, num_classes=5)
+
+_entry = partial(ModelEntry, paper="2003.13678", year=2020, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "regnet_x_200mf": _entry(regnet_x_200mf),
+    "regnet_x_400mf": _entry(regnet_x_400mf),
+    "regnet_x_600mf": _entry(regnet_x_600mf),
+    "regnet_x_800mf": _entry(regnet_x_800mf),
+    "regnet_x_1_6gf": _entry(regnet_x_1_6gf),
+    "regnet_x_3_2gf": _entry(regnet_x_3_2gf),
+    "regnet_x_4gf": _entry(regnet_x_4gf),
+    "regnet_x_6_4gf": _entry(regnet_x_6_4gf),
+    "regnet_x_8gf": _entry(regnet_x_8gf),
+    "regnet_x_12gf": _entry(regnet_x_12gf),
+    "regnet_x_16gf": _entry(regnet_x_16gf),
+    "regnet_x_32gf": _entry(regnet_x_32gf),
+    "regnet_y_200mf": _entry(regnet_y_200mf),
+    "regnet_y_400mf": _entry(regnet_y_400mf),
+    "regnet_y_600mf": _entry(regnet_y_600mf),
+    "regnet_y_800mf": _entry(regnet_y_800mf),
+    "regnet_y_1_6gf": _entry(regnet_y_1_6gf),
+    "regnet_y_3_2gf": _entry(regnet_y_3_2gf),
+    "regnet_y_4gf": _entry(regnet_y_4gf),
+    "regnet_y_6_4gf": _entry(regnet_y_6_4gf),
+    "regnet_y_8gf": _entry(regnet_y_8gf),
+    "regnet_y_12gf": _entry(regnet_y_12gf),
+    "regnet_y_16gf": _entry(regnet_y_16gf),
+    "regnet_y_32gf": _entry(regnet_y_32gf),
+}

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Blocks, Conv, Dense, Shortcut, global_avg_pool, max_pool, residual
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_out, ones, zero_gamma
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Uniform in +-1/sqrt(fan_in), the Linear layer of torch; the paper does not say.
 head_init = VarianceScaling(1 / 3, "fan_in", "uniform")
@@ -155,7 +155,6 @@ class ResNet(Model):
       zero_gamma: start each block as its shortcut (Goyal et al. 2017, 1706.02677).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     block: Literal["basic", "bottleneck"]
@@ -170,7 +169,6 @@ class ResNet(Model):
     zero_gamma: bool = False
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -186,7 +184,7 @@ class ResNet(Model):
             raise UsageError("groups and width_per_group are a bottleneck's: block='basic' has 1 and 64")
         # Section 3.4 cites He et al. for the initialisation, by fan_in there; the released code has fan_out.
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_out, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         plain = self.shortcut == "none"
         shortcut = None if plain else partial(Shortcut, option=self.shortcut, norm=norm, dtype=self.dtype)
         squeeze_excite = self.squeeze_excite()
@@ -254,3 +252,27 @@ plain34 = partial(resnet34, shortcut="none")
 
 # For tests: every kind of block in a second.
 resnet_tiny = partial(ResNet, block="bottleneck", depths=(2, 1), width=4, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1512.03385", year=2015)
+_cifar_entry = partial(_entry, input_shape=(32, 32, 3), num_classes=10)
+_imagenet_entry = partial(_entry, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "resnet20": _cifar_entry(resnet20),
+    "resnet32": _cifar_entry(resnet32),
+    "resnet44": _cifar_entry(resnet44),
+    "resnet56": _cifar_entry(resnet56),
+    "resnet110": _cifar_entry(resnet110),
+    "resnet1202": _cifar_entry(resnet1202),
+    "plain20": _cifar_entry(plain20),
+    "plain32": _cifar_entry(plain32),
+    "plain44": _cifar_entry(plain44),
+    "plain56": _cifar_entry(plain56),
+    "plain110": _cifar_entry(plain110),
+    "resnet18": _imagenet_entry(resnet18),
+    "resnet34": _imagenet_entry(resnet34),
+    "resnet50": _imagenet_entry(resnet50),
+    "resnet101": _imagenet_entry(resnet101),
+    "resnet152": _imagenet_entry(resnet152),
+    "plain18": _imagenet_entry(plain18),
+    "plain34": _imagenet_entry(plain34),
+}

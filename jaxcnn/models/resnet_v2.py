@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcnn.layers import BatchNorm, Blocks, Conv, NormRelu
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 from jaxcnn.models.resnet import ConvRow, Stem, block_rows, head
 
 
@@ -74,7 +74,6 @@ class PreActResNet(Model):
     variant: Literal["v1", "v1.5", "keras"] = "v1.5"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -83,7 +82,7 @@ class PreActResNet(Model):
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
         keras = self.variant == "keras"
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
 
         def make_block(number: int, name: str, *, width: int, strides: int, strided: int) -> nn.Module:
             rows = block_rows(self.block, width, strides if number == strided else 1, self.variant)
@@ -116,3 +115,17 @@ resnet200v2 = partial(PreActResNet, block="bottleneck", depths=(3, 24, 36, 3))
 
 # For tests: every kind of block in a second.
 resnet_tiny_v2 = partial(PreActResNet, block="bottleneck", depths=(2, 1), width=4, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1603.05027", year=2016)
+_cifar_entry = partial(_entry, input_shape=(32, 32, 3), num_classes=10)
+_imagenet_entry = partial(_entry, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "resnet164v2": _cifar_entry(resnet164v2),
+    "resnet1001v2": _cifar_entry(resnet1001v2),
+    "resnet18v2": _imagenet_entry(resnet18v2),
+    "resnet34v2": _imagenet_entry(resnet34v2),
+    "resnet50v2": _imagenet_entry(resnet50v2),
+    "resnet101v2": _imagenet_entry(resnet101v2),
+    "resnet152v2": _imagenet_entry(resnet152v2),
+    "resnet200v2": _imagenet_entry(resnet200v2),
+}

@@ -7,6 +7,7 @@ as in the authors' code. The rest is `jaxcnn.models.resnet.ResNet`.
 
 from functools import partial
 
+from jaxcnn.models.base import ModelEntry
 from jaxcnn.models.resnet import resnet50, resnet101, resnet_tiny
 
 resnext50_32x4d = partial(resnet50, groups=32, width_per_group=4)
@@ -16,3 +17,11 @@ resnext101_64x4d = partial(resnet101, groups=64, width_per_group=4)
 
 # For tests: two groups of 4 features.
 resnext_tiny = partial(resnet_tiny, groups=2, width_per_group=64)
+
+_entry = partial(ModelEntry, paper="1611.05431", year=2016, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "resnext50_32x4d": _entry(resnext50_32x4d),
+    "resnext101_32x4d": _entry(resnext101_32x4d),
+    "resnext101_32x8d": _entry(resnext101_32x8d),
+    "resnext101_64x4d": _entry(resnext101_64x4d),
+}

@@ -11,6 +11,7 @@ from functools import partial
 import flax.linen as nn
 
 from jaxcnn.layers import SqueezeExcite
+from jaxcnn.models.base import ModelEntry
 from jaxcnn.models.resnet import ResNet
 
 
@@ -45,3 +46,14 @@ se_resnext101_32x4d = partial(se_resnet101, groups=32, width_per_group=4)
 
 # For tests: every kind of block in a second.
 se_resnet_tiny = partial(SEResNet, block="bottleneck", depths=(2, 1), width=4, reduction=4, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1709.01507", year=2017, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "se_resnet18": _entry(se_resnet18),
+    "se_resnet34": _entry(se_resnet34),
+    "se_resnet50": _entry(se_resnet50),
+    "se_resnet101": _entry(se_resnet101),
+    "se_resnet152": _entry(se_resnet152),
+    "se_resnext50_32x4d": _entry(se_resnext50_32x4d),
+    "se_resnext101_32x4d": _entry(se_resnext101_32x4d),
+}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Blocks, Conv, ConvNorm, Dense, global_avg_pool, max_pool
 from jaxcnn.layers.initialisers import Normal
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # The paper does not say; the authors' code (megvii-model/ShuffleNet-Series) has this for the classifier.
 head_init = Normal(0.01)
@@ -65,21 +65,19 @@ class ShuffleNetV2(Model):
       depths: blocks per stage, the one with stride 2 included.
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...] = (4, 8, 4)
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Return logits, or pooled features; `train=True` uses and updates the batch's statistics."""
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv = partial(Conv, use_bias=False, dtype=self.dtype)
         unit = partial(ConvNorm, conv=conv, norm=norm, act=nn.relu)
 
@@ -104,3 +102,11 @@ shufflenet_v2_x2_0 = partial(ShuffleNetV2, widths=(244, 488, 976, 2048))
 
 # For tests: every kind of block in a second.
 shufflenet_v2_tiny = partial(ShuffleNetV2, widths=(8, 16, 32), depths=(2, 1), num_classes=5)
+
+_entry = partial(ModelEntry, paper="1807.11164", year=2018, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "shufflenet_v2_x0_5": _entry(shufflenet_v2_x0_5),
+    "shufflenet_v2_x1_0": _entry(shufflenet_v2_x1_0),
+    "shufflenet_v2_x1_5": _entry(shufflenet_v2_x1_5),
+    "shufflenet_v2_x2_0": _entry(shufflenet_v2_x2_0),
+}

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxcnn.layers import Conv, ConvNorm, Dropout, global_avg_pool, max_pool
 from jaxcnn.layers.initialisers import Normal, VarianceScaling
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # The paper has none; this is torchvision's, He et al.'s (2015). The released network takes Caffe's "xavier", which
 # has half the variance: made for linear units.
@@ -65,7 +65,6 @@ class SqueezeNet(Model):
         pool_before: numbers of the Fire modules with max pooling before them.
         num_classes: None returns the averages of the last Fire module's maps.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     width: int
@@ -74,7 +73,6 @@ class SqueezeNet(Model):
     squeeze: tuple[int, ...] = (16, 16, 32, 32, 48, 48, 64, 64)
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -99,3 +97,9 @@ squeezenet1_1 = partial(SqueezeNet, width=64, kernel_size=3, pool_before=(2, 4, 
 
 # For tests: every kind of block in a second.
 squeezenet_tiny = partial(SqueezeNet, width=8, kernel_size=3, pool_before=(2, 3), squeeze=(2, 4, 4), num_classes=5)
+
+_entry = partial(ModelEntry, paper="1602.07360", year=2016, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "squeezenet1_0": _entry(squeezenet1_0),
+    "squeezenet1_1": _entry(squeezenet1_1),
+}

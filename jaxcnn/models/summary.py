@@ -8,14 +8,16 @@ counts with them, as it is trained: `create(name, aux_heads=False)` has the numb
 
 import contextlib
 import gc
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 
-from jaxcnn import models
+import flax.linen as nn
+
 from jaxcnn.errors import unknown
-from jaxcnn.models import MODELS, Model, ModelEntry, create
-from jaxcnn.models.trace import Call, Field, Known, Shape, trace
+from jaxcnn.models import FAMILIES, ModelEntry, create
+from jaxcnn.models.fields import Field, Shape
+from jaxcnn.models.trace import Call, Known, added, trace
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,16 @@ class LayerRow:
     convolutions and max, average and sum pooling, along the widest path; it may exceed the image. It leaves out
     what depends on the whole image alone, such as the gates of squeeze and excitation; behind transposed
     convolutions it is the mean over the outputs, rounded; behind unshared weights and interpolations it is None.
-    `activation_bytes` are those of all layers' outputs.
+    `activation_bytes` are those of all layers' outputs. What is not known of a layer from elsewhere is None.
     """
 
     path: str
     kind: str
     output_shape: Shape
     params: int
-    macs: int
+    macs: int | None
     receptive_field: int | None
-    activation_bytes: int
+    activation_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -53,31 +55,35 @@ class ModelRow:
     input_shape: Shape
     num_classes: int
     params: int
-    macs: int
+    macs: int | None
     receptive_field: int | None
 
 
-def summarize(model: Model, input_shape: Shape) -> list[LayerRow]:
+def summarize(model: nn.Module, input_shape: Shape) -> list[LayerRow]:
     """Return one row per layer (a module with parameters of its own), in the order of the calls.
 
     Args:
-      model: any model.
+      model: any module that is called with images.
       input_shape: (height, width, channels) of the images.
     """
     return [_row(call.kind, call, [call]) for call in trace(model, input_shape) if call.is_layer]
 
 
-def stage_rows(model: Model, input_shape: Shape) -> list[LayerRow]:
-    """Return one row per top-level submodule (stem, stages, head), for images of `input_shape`."""
+def stage_rows(model: nn.Module, input_shape: Shape) -> list[LayerRow]:
+    """Return one row per call of a top-level submodule (stem, stages, head), for images of `input_shape`.
+
+    A model with parameters of its own has a row for these, too, with the path "".
+    """
     calls = trace(model, input_shape)
-    rows = []
-    for stage in calls:
-        if not stage.path or "/" in stage.path:
-            continue
-        layers = [call for call in calls if call.is_layer and call.path.split("/")[0] == stage.path]
-        blocks = [call.kind for call in calls if call.path.rpartition("/")[0] == stage.path]
+    rows = [_row(call.kind, call, [call]) for call in calls if call.is_layer and not call.path]
+    # A stage's call comes before those that it makes; there is none where only another of its methods is called.
+    tops = [call.path.partition("/")[0] for call in calls]
+    starts = [i for i, call in enumerate(calls) if tops[i] and (call.path == tops[i] or tops[i] != tops[i - 1])]
+    for start, end in itertools.pairwise([*starts, len(calls)]):
+        stage = calls[start] if calls[start].path == tops[start] else replace(calls[end - 1], path=tops[start])
+        blocks = [call.kind for call in calls[start:end] if call.path.count("/") == 1]
         kind = f"{len(blocks)} x {blocks[0]}" if len(set(blocks)) == 1 else stage.kind
-        rows.append(_row(kind, stage, layers))
+        rows.append(_row(kind, stage, [call for call in calls[start:end] if call.is_layer]))
     return rows
 
 
@@ -88,23 +94,27 @@ def _row(kind: str, call: Call, layers: list[Call]) -> LayerRow:
         kind=kind,
         output_shape=call.output.shape[1:],
         params=sum(layer.params for layer in layers),
-        macs=sum(layer.macs for layer in layers),
+        macs=added(layer.macs for layer in layers),
         receptive_field=_pixels(call.field),
-        activation_bytes=sum(layer.output.size * layer.output.dtype.itemsize for layer in layers),
+        activation_bytes=added(_bytes(layer) for layer in layers),
     )
+
+
+def _bytes(call: Call) -> int | None:
+    return None if call.times is None else call.times * call.output.size * call.output.dtype.itemsize
 
 
 def _pixels(field: Field | None) -> int | None:
     return None if field is None else round(field.size)
 
 
-def totals(model: Model, input_shape: Shape, known: Known | None = None) -> tuple[int, int]:
+def totals(model: nn.Module, input_shape: Shape, known: Known | None = None) -> tuple[int, int | None]:
     """Return (parameters, multiply-adds) for one image of `input_shape`; `known` as `trace` takes it."""
     return _totals(trace(model, input_shape, {} if known is None else known))
 
 
-def _totals(calls: list[Call]) -> tuple[int, int]:
-    return sum(call.params for call in calls), sum(call.macs for call in calls)
+def _totals(calls: list[Call]) -> tuple[int, int | None]:
+    return sum(call.params for call in calls), added(call.macs for call in calls)
 
 
 def model_rows(family: str | None = None) -> list[ModelRow]:
@@ -113,15 +123,15 @@ def model_rows(family: str | None = None) -> list[ModelRow]:
     Raises:
       UsageError: for an unknown family.
     """
-    families = {name: family_of(name) for name in MODELS}
-    if family is not None and family not in families.values():
-        raise unknown("family", family, set(families.values()))
+    if family is not None and family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
     known: Known = {}
     with _no_garbage_collection():
         return [
-            _model_row(name, families[name], entry, known)
-            for name, entry in MODELS.items()
-            if family in (None, families[name])
+            _model_row(name, home, entry, known)
+            for home, entries in FAMILIES.items()
+            for name, entry in entries.items()
+            if family in (None, home)
         ]
 
 
@@ -144,10 +154,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def family_of(name: str) -> str:
-    """Return the family of a model: the file in `jaxcnn/models/` that makes it."""
-    factory = MODELS[name].factory
-    files = (module for module in vars(models).values() if isinstance(module, ModuleType))
-    return next(file.__name__.rpartition(".")[2] for file in files if getattr(file, name, None) is factory)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, ConvNorm, ConvTranspose, Dropout, max_pool
 from jaxcnn.layers.initialisers import VarianceScaling, he_normal_fan_in
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Section 3: deviation sqrt(2 / N), N being the incoming nodes of one neuron. An output of the 2x2 up-convolution
 # sees one of the kernel's four positions, so its N is a quarter of the kernel's fan.
@@ -71,7 +71,6 @@ class UNet(Model):
         dropout_rate: behind the last two levels of the contracting path.
         num_classes: None returns the maps of `up1`.
         dtype: of the computation; parameters, statistics and logits are float32.
-        axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
@@ -80,7 +79,6 @@ class UNet(Model):
     dropout_rate: float = 0.5
     num_classes: int | None = 2
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -88,7 +86,7 @@ class UNet(Model):
     ) -> Float[Array, "batch height2 width2 outputs"]:
         """Return logits, or the last maps; `train=True` drops units and uses the batch's statistics."""
         self.check_size(x.shape[1:3])
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         conv = partial(
             ConvNorm,
             padding=1 if self.padding == "same" else 0,
@@ -146,3 +144,9 @@ unet_same = partial(UNet, padding="same", batch_norm=True, dropout_rate=0.0)
 
 # For tests: every kind of block in a second.
 unet_tiny = partial(UNet, widths=(4, 8, 8), num_classes=5)
+
+_entry = partial(ModelEntry, paper="1505.04597", year=2015, num_classes=2)
+MODELS = {
+    "unet": _entry(unet, input_shape=(572, 572, 1)),
+    "unet_same": _entry(unet_same, input_shape=(512, 512, 3)),
+}

@@ -27,7 +27,7 @@ from jaxcnn.layers import (
     max_pool,
 )
 from jaxcnn.layers.initialisers import Initializer, Normal, glorot_uniform, he_normal_fan_out
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 # Name -> initialisers of the convolutions and of the fully connected layers; all biases start at zero.
 # What they do to images of unit variance is the standard deviation of stage 5's output (D, 224x224).
@@ -86,7 +86,6 @@ class VGG(Model):
         initialisation: of the weights, see `INITIALISATIONS`.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters, statistics and logits are float32.
-        axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depths: tuple[int, ...]
@@ -99,7 +98,6 @@ class VGG(Model):
     initialisation: Literal["paper", "glorot", "he"] = "he"
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -111,7 +109,7 @@ class VGG(Model):
         conv_init, dense_init = INITIALISATIONS[self.initialisation]
         # The bias stays under BatchNorm, which takes it out again: torchvision's weights have it.
         conv = partial(Conv, kernel_init=conv_init, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         dense = partial(DenseAct, self.hidden, kernel_init=dense_init, dtype=self.dtype)
 
         for i, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), 1):
@@ -147,3 +145,17 @@ vgg19_bn = partial(vgg19, batch_norm=True)
 vgg_tiny = partial(
     VGG, depths=(1, 2, 3, 1, 1), widths=(4, 4, 8, 8, 8), hidden=16, initialisation="glorot", num_classes=5
 )
+
+_entry = partial(ModelEntry, paper="1409.1556", year=2014, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "vgg11": _entry(vgg11),
+    "vgg11_lrn": _entry(vgg11_lrn),
+    "vgg13": _entry(vgg13),
+    "vgg16_c": _entry(vgg16_c),
+    "vgg16": _entry(vgg16),
+    "vgg19": _entry(vgg19),
+    "vgg11_bn": _entry(vgg11_bn),
+    "vgg13_bn": _entry(vgg13_bn),
+    "vgg16_bn": _entry(vgg16_bn),
+    "vgg19_bn": _entry(vgg19_bn),
+}

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Blocks, Conv, Dropout, NormRelu
 from jaxcnn.layers.initialisers import he_normal_fan_in
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 from jaxcnn.models.resnet import Stem, block_rows, head, resnet50, resnet101
 from jaxcnn.models.resnet_v2 import PreActBlock
 
@@ -29,7 +29,6 @@ class WideResNet(Model):
       dropout: rate between the two convolutions of a block (section 2.4; the paper takes 0.3 on CIFAR).
       num_classes: None returns the pooled features.
       dtype: of the computation; parameters, statistics and logits are float32.
-      axis_name: the axis of pmap or shard_map over which BatchNorm takes its statistics.
     """
 
     depth: int
@@ -37,7 +36,6 @@ class WideResNet(Model):
     dropout: float = 0.0
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -49,7 +47,7 @@ class WideResNet(Model):
             below = max(10, 6 * blocks + 4)
             raise UsageError(f"depth={self.depth} is not 6n + 4: nearest valid depths {below} and {below + 6}")
         conv = partial(Conv, use_bias=False, kernel_init=he_normal_fan_in, dtype=self.dtype)
-        norm = partial(BatchNorm, use_running_average=not train, axis_name=self.axis_name, dtype=self.dtype)
+        norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
         dropout = partial(Dropout, self.dropout, deterministic=not train)
 
         def make_block(number: int, name: str, *, width: int, strides: int) -> nn.Module:
@@ -82,3 +80,23 @@ wide_resnet101_2 = partial(resnet101, width_per_group=128)
 
 # For tests: every kind of block in a second.
 wrn_tiny = partial(WideResNet, depth=10, widen_factor=2, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1605.07146", year=2016)
+_cifar_entry = partial(_entry, input_shape=(32, 32, 3), num_classes=10)
+_imagenet_entry = partial(_entry, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "wrn_16_4": _cifar_entry(wrn_16_4),
+    "wrn_16_8": _cifar_entry(wrn_16_8),
+    "wrn_16_10": _cifar_entry(wrn_16_10),
+    "wrn_22_8": _cifar_entry(wrn_22_8),
+    "wrn_22_10": _cifar_entry(wrn_22_10),
+    "wrn_28_10": _cifar_entry(wrn_28_10),
+    "wrn_28_12": _cifar_entry(wrn_28_12),
+    "wrn_40_1": _cifar_entry(wrn_40_1),
+    "wrn_40_2": _cifar_entry(wrn_40_2),
+    "wrn_40_4": _cifar_entry(wrn_40_4),
+    "wrn_40_8": _cifar_entry(wrn_40_8),
+    "wrn_40_10": _cifar_entry(wrn_40_10),
+    "wide_resnet50_2": _imagenet_entry(wide_resnet50_2),
+    "wide_resnet101_2": _imagenet_entry(wide_resnet101_2),
+}

@@ -28,7 +28,7 @@ from jaxcnn.layers import (
     max_pool,
 )
 from jaxcnn.layers.initialisers import Initializer, Normal, he_normal_fan_in
-from jaxcnn.models.base import Model
+from jaxcnn.models.base import Model, ModelEntry
 
 INITIALISATIONS: dict[str, Initializer] = {
     # Section 3, biases of 0, for pixels of 0 to 255 less their mean. With images of unit variance, a sixtieth of
@@ -48,7 +48,6 @@ class ZFNet(Model):
         initialisation: of the weights, see `INITIALISATIONS`.
         num_classes: None returns the activations of `fc7`.
         dtype: of the computation; parameters and logits are float32.
-        axis_name: not used, nothing here is normalised over the batch.
     """
 
     widths: tuple[int, ...] = (96, 256, 384, 384, 256)
@@ -56,7 +55,6 @@ class ZFNet(Model):
     initialisation: Literal["paper", "he"] = "he"  # Not the paper's, which is for inputs of another scale.
     num_classes: int | None = 1000
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -95,3 +93,9 @@ zfnet_512_1024_512 = partial(ZFNet, widths=(96, 256, 512, 1024, 512))
 
 # For tests: every kind of block in a second.
 zfnet_tiny = partial(ZFNet, widths=(8, 12, 16, 16, 12), hidden=16, num_classes=5)
+
+_entry = partial(ModelEntry, paper="1311.2901", year=2013, input_shape=(224, 224, 3), num_classes=1000)
+MODELS = {
+    "zfnet": _entry(zfnet),
+    "zfnet_512_1024_512": _entry(zfnet_512_1024_512),
+}

@@ -48,13 +48,13 @@ def final_table(result: Mapping[str, Any], class_names: Sequence[str]) -> list[t
 
     Args:
         result: what the run folder's `result.json` holds.
-        class_names: the names of the classes, in the order of the logits.
+        class_names: the names of the classes; () where there are none.
     """
     shown = list(class_names) if len(class_names) <= 10 else [*class_names[:3], "...", class_names[-1]]
     rows = [(metric_name(name), metric_value(name, value)) for name, value in result["metrics"].items()]
     return [
         *rows,
-        ("classes", f"{len(class_names)}: {', '.join(shown)}"),
+        *([("classes", f"{len(class_names)}: {', '.join(shown)}")] if class_names else []),
         ("steps", f"{result['step']:,}"),
         ("seed", str(result["seed"])),
         ("training speed", f"{result['examples_per_second']:,.0f} images/s"),

@@ -1,52 +1,38 @@
-"""Runs: training into a folder, going on with one, and reading one back."""
+"""Runs: training into a folder, going on with one, and scoring one."""
 
 import contextlib
 import math
 import shlex
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Float32, UInt8
 
-from jaxcnn import backend
 from jaxcnn import experiment as experiments
-from jaxcnn.data.augment import normalize
-from jaxcnn.data.dataset import check_split, eval_batches
-from jaxcnn.data.images import preprocessing
-from jaxcnn.data.streaming import Reader
-from jaxcnn.errors import RunError, UsageError, unknown
+from jaxcnn.data.views import check_views
+from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
-from jaxcnn.models import Model
-from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.runs.blueprint import Blueprint
-from jaxcnn.runs.folder import best_step, check_data, locked, read_json, write_experiment
-from jaxcnn.runs.session import Session
-from jaxcnn.runs.sitting import Sitting
-from jaxcnn.runs.views import score_views, several_scales, ten_crops
+from jaxcnn.runs.averaging import score_views
+from jaxcnn.runs.folder import RunFolder
+from jaxcnn.runs.identity import Programs, programs_of
+from jaxcnn.runs.reading import Run, load_run, on_devices
+from jaxcnn.runs.record import Record, check_data
+from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.checkpoint import Checkpoints, DamagedCheckpoint
-from jaxcnn.train.log import read_metrics
-from jaxcnn.train.loop import Position, fit
 from jaxcnn.train.parallel import together
-from jaxcnn.train.progress import TrainProgress
-from jaxcnn.train.state import TrainState
-
-if TYPE_CHECKING:
-    import pandas
+from jaxcnn.train.schedules import find_schedule
 
 
-VIEWS = ("center", "ten_crop", "multi_scale")
-
-
-def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> "Run":
+def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> Run:
     """Train an experiment and return its run; one that was interrupted goes on, a finished one is returned.
+
+    A run that was computed by another program, because code has changed since, is left as it is, and the experiment
+    trained anew beside it.
 
     Args:
       experiment: what to run.
@@ -61,157 +47,133 @@ def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool
     """
     if experiment.train.seeds != 1:
         raise UsageError(f"train.seeds is {experiment.train.seeds}: jaxcnn.run trains one, jaxcnn.run_seeds several")
-    return _train(experiment, run_folder(experiment, runs_dir), progress=progress, command=command)
+    return _train(find(experiment, runs_dir, progress), progress, command)
 
 
-def run_folder(experiment: Experiment, runs_dir: str | Path) -> Path:
-    """Return where an experiment of one seed is kept."""
-    return Path(runs_dir) / experiment.name / experiments.fingerprint(experiment)
+def find(experiment: Experiment, runs_dir: str | Path, progress: bool) -> Run:
+    """Return the run of an experiment of one seed whose sources or programs are today's, or a new one.
+
+    Raises:
+      UsageError: a part cannot be found.
+    """
+    first = Path(runs_dir) / experiment.name / experiments.fingerprint(experiment)
+    paths = [first, *sorted(first.parent.glob(f"{first.name}-*"))]
+    runs = [Run(path, experiment.finder, experiment) for path in paths]
+    there = [run for run in runs if run.folder.has("program") and run.folder.has("data")]
+    for run in there:  # before any program is traced
+        if run.sources.sha256 in run.folder.read("program")["sources"]:
+            return run
+    for run in there:
+        if (differs := _differs(run, progress)) is None:
+            return run
+    if not there:
+        return runs[0]
+    taken = {path.name for path in paths}
+    path = next(path for n in range(2, len(taken) + 3) if (path := Path(f"{first}-{n}")).name not in taken)
+    _say(progress, f"{there[-1].path} was computed by another program ({differs}): trained anew in {path}")
+    return Run(path, experiment.finder, experiment)
+
+
+def _differs(run: Run, progress: bool) -> str | None:
+    """Return how a run's programs differ from today's, as part of a sentence; None: they are the same.
+
+    Where only sources differ, that is said and noted.
+    """
+    saved, sources = run.folder.read("program"), run.sources
+    if sources.sha256 in saved["sources"]:
+        return None
+    then = Programs.from_json(saved)
+    now = programs_of(run.experiment, run.description, sources, run.finder, then.platform)
+    if (differs := now.differs(then)) is None:
+        run.folder.write("program", saved | {"sources": [*saved["sources"], sources.sha256]})
+        _say(progress, f"{run.path}: its code has changed, what it computes has not: it is the same run")
+    return differs
 
 
 def resume(
-    folder: str | Path, experiment: Experiment | None = None, *, progress: bool = True, command: str = ""
-) -> "Run":
+    folder: str | Path,
+    experiment: Experiment | None = None,
+    *,
+    progress: bool = True,
+    command: str = "",
+    code: Sequence[Path] = (),
+    accept_program: bool = False,
+) -> Run:
     """Go on with the run in `folder`; with `experiment`, only if it differs in nothing that matters.
 
+    A finished run is continued where `experiment` has more steps or epochs, as a new run that starts from its last
+    checkpoint, if no step's learning rate depends on how many there are.
+
+    Args:
+      folder: of the run.
+      experiment: in place of the run's.
+      progress: show progress on stderr.
+      command: noted in `result.json`.
+      code: folders that the run's own parts may be imported from, beside the working folder; see `load_run`.
+      accept_program: go on even where the code has changed what is computed.
+
     Raises:
-      UsageError: no run there, or the first field that differs.
+      UsageError: no run there, the first field that differs, or how the program differs.
       RunError, Stopped: as `run`.
     """
-    saved = load_run(folder).experiment
-    if experiment is not None and experiment.train.seeds != 1:
-        raise UsageError(f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one")
-    if experiment is not None and (found := experiments.difference(experiment, saved)):
-        raise UsageError(f"cannot resume {folder}: {found}")
-    return _train(experiment or saved, Path(folder), progress=progress, command=command)
-
-
-def load_run(folder: str | Path) -> "Run":
-    """Return the run in a folder, finished or not.
-
-    Raises:
-      UsageError: there is none.
-    """
-    folder = Path(folder)
-    if not (folder / "experiment.json").is_file():
-        inside = [*folder.glob("*/experiment.json"), *folder.glob("*/*/experiment.json")]
-        near = [str(path.parent) for path in inside or folder.parent.parent.glob("*/*/experiment.json")]
-        raise (
-            unknown("run folder", str(folder), near)
-            if near
-            else UsageError(f"no run in {folder}: it has no experiment.json")
+    found = load_run(folder, code=code)
+    differ: list[str] = []
+    if experiment is not None:
+        if experiment.train.seeds != 1:
+            raise UsageError(
+                f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one"
+            )
+        differ = experiments.differences(experiment, found.experiment)
+        if set(differ) - {"train.steps", "train.epochs"} or (differ and not found.folder.finished):
+            raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")
+        finder = replace(experiment.finder, folders=(*experiment.finder.folders, *code))
+        found = Run(found.path, finder, found.experiment if differ else experiment)
+    has_program = found.folder.has("program") and found.folder.has("data")
+    differs = _differs(found, progress) if has_program else None
+    if differs and not accept_program:
+        raise UsageError(
+            f"cannot resume {folder}: it was computed by another program ({differs}); --accept-program goes on with "
+            "today's, the command that made it trains anew"
         )
-    return Run(folder)
+    if differ and experiment is not None:
+        found = _continued(found, experiment, progress)
+    return _train(found, progress, command)
 
 
-class Run:
-    """A run folder, read back, without its data set. Attributes are read when first asked for."""
+def _continued(found: Run, experiment: Experiment, progress: bool) -> Run:
+    """Return the run that goes on where a finished one ended, with what it starts from in its folder."""
+    folder = found.folder
+    trainer = Trainer.from_experiment(experiment, data=found.description, finder=found.finder)
+    step, total = found.result["step"], trainer.timetable.total_steps
+    schedule = find_schedule(experiment.schedule, found.finder)
+    why = ""
+    if total <= step:
+        raise UsageError(f"cannot continue {folder.path}, which has {step} steps, to {total}: expected more")
+    if not schedule.goes_on:
+        why = f"schedule {type(schedule).__name__} shares out all steps, so more of them change those that were made; "
+        why += "Constant, StepDecay and Plateau go on"
+    elif experiment.train.recompute_batch_stats:
+        why = "train.recompute_batch_stats changed its end"
+    elif found.result.get("ended"):
+        why = "a callback ended it"
+    if why:
+        raise UsageError(f"cannot continue {folder.path}: {why}")
+    new = RunFolder(folder.path.parent / experiments.fingerprint(experiment))
+    if not new.begun:
+        new.path.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder.checkpoints.path(step), new.checkpoints.path(step), copy_function=_link)
+        for name in ("metrics.jsonl", "timings.jsonl", "data.json", "program.json"):
+            shutil.copy(folder.path / name, new.path / name)
+        new.write("continued", {"run": str(folder.path), "step": step})
+    _say(progress, f"{new.path} continues {folder.path} from step {step} to {total}")
+    return Run(new.path, found.finder, experiment)
 
-    def __init__(self, path: Path) -> None:
-        """Use `run`, `resume` or `load_run`."""
-        self.path = path
 
-    def __repr__(self) -> str:
-        """Return the path and the status."""
-        return f"Run({str(self.path)!r}, {self.result.get('status', 'unfinished')})"
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        """The experiment, rebuilt from `experiment.json`."""
-        path = self.path / "experiment.json"
-        values = read_json(path)
-        try:
-            return experiments.from_dict(values)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What `result.json` holds; {} for a run that is under way or was killed."""
-        path = self.path / "result.json"
-        return read_json(path) if path.exists() else {}
-
-    @property
-    def metrics(self) -> "pandas.DataFrame":
-        """The rows of `metrics.jsonl`, one for each step that has any, indexed by step."""
-        import pandas
-
-        rows: dict[int, dict[str, Any]] = {}
-        for row in read_metrics(self.path / "metrics.jsonl"):
-            rows.setdefault(row["step"], {}).update(row)
-        return pandas.DataFrame(list(rows.values())).set_index("step") if rows else pandas.DataFrame()
-
-    @cached_property
-    def data(self) -> dict[str, Any]:
-        """What `data.json` holds: `class_names`, `image_shape`, `mean`, `std`, sizes and checksums."""
-        return read_json(self.path / "data.json")
-
-    @property
-    def norms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation that images are normalised by, for pixels in 0..1."""
-        return np.asarray(self.data["mean"], np.float32), np.asarray(self.data["std"], np.float32)
-
-    @property
-    def streamed(self) -> bool | None:
-        """Whether its examples are read while it trains; None before it has begun."""
-        return self.data.get("streamed") if (self.path / "data.json").exists() else None
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """From an image file to the network's input, as the run's own images came to be."""
-        return preprocessing(self.data["image_shape"], self.experiment.data, *self.norms)
-
-    @cached_property
-    def _blueprint(self) -> Blueprint:
-        return Blueprint(
-            self.experiment,
-            examples=self.data["examples"]["train"],
-            class_names=self.data["class_names"],
-            image_shape=self.data["image_shape"],
-        )
-
-    @property
-    def model(self) -> Model:
-        """The network."""
-        return self._blueprint.model
-
-    @cached_property
-    def state(self) -> TrainState:
-        """The state of the newest good checkpoint, on one device; a damaged one is reported on stderr."""
-        return self.restore("last")
-
-    def restore(self, checkpoint: str) -> TrainState:
-        """Return the state of the "last" good or the "best" checkpoint, on one device."""
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        return _restore(self.path, self._blueprint.abstract_state(device), checkpoint)
-
-    @cached_property
-    def _probabilities(self) -> Any:
-        mean, std = self.norms
-
-        def probabilities(variables: Any, images: jax.Array) -> jax.Array:
-            logits: Any = self.model.apply(variables, normalize(images, mean, std), train=False)
-            return jax.nn.softmax(logits)
-
-        return backend.jit(probabilities)
-
-    def predict(self, images: UInt8[np.ndarray, "n height width channels"]) -> Float32[np.ndarray, "n classes"]:
-        """Return each image's class probabilities, by the newest checkpoint.
-
-        Args:
-          images: whole numbers 0 to 255, of the shape that the run was trained on (`data["image_shape"]`).
-
-        Raises:
-          UsageError: images of another shape, type or range, or none.
-        """
-        images = np.asarray(images)
-        split = check_split(images, np.zeros(images.shape[:1], np.int32), "images to predict")
-        expected = tuple(self.data["image_shape"])
-        if split.image_shape != expected:
-            raise UsageError(f"images to predict have shape {images.shape}, expected (n, {str(expected)[1:]}")
-        batches = eval_batches(split, min(self.experiment.eval.batch_size, len(split)))
-        parts = [np.asarray(self._probabilities(self.state.variables, batch["image"])) for batch in batches]
-        return np.concatenate(parts)[: len(split)]
+def _link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def evaluate(
@@ -222,6 +184,7 @@ def evaluate(
     views: str = "center",
     scales: Sequence[int] = (),
     resize_to: int | None = None,
+    code: Sequence[Path] = (),
 ) -> dict[str, float]:
     """Return the metrics of a run's checkpoint on a split, on whatever devices there are.
 
@@ -230,103 +193,99 @@ def evaluate(
     Args:
       folder: the run.
       split: "train", "val" or "test"; training images are taken as they are, not augmented.
-      checkpoint: "last", or "best" by validation accuracy.
+      checkpoint: "last", or "best" by the task's own metric on the validation split.
       views: "center", the run's own; "ten_crop"; or "multi_scale": probabilities are averaged over each image's views.
       scales: of "multi_scale": short sides in pixels.
       resize_to: in place of the run's own; see `DataConfig`.
+      code: see `load_run`.
 
     Raises:
       UsageError: no such run, split or checkpoint, or its data are no longer those it was trained on.
       RunError: the checkpoint is damaged and there is no other.
       Stopped: on a signal.
     """
-    found = load_run(folder)
+    found = load_run(folder, code=code)
+    experiment, there = found.experiment, jax.device_count()
+    experiment = on_devices(
+        experiment, math.gcd(experiment.train.batch_size, min(experiment.train.devices or there, there))
+    )
     with StopFlag() as stop:
-        experiment = _to_evaluate(found.experiment)
         if resize_to is not None:
-            experiment = replace(experiment, data=replace(experiment.data, resize_to=resize_to))
-        _check_views(views, scales, experiment)
-        session = Session(experiment, stop, found.norms, found.streamed if views == "center" else True)
-        splits = session.dataset.splits()
-        if split not in splits:
-            raise unknown("split", split, splits)
-        if resize_to is None and session.streamed == found.streamed:  # else they are other pixels
-            check_data(found.path, session)
-        state = _restore(found.path, session.abstract_state(session.parallel.replicated), checkpoint)
-        chosen = splits[split]
-        if views == "center" or not isinstance(chosen, Reader):
-            metrics = session.evaluate(state.variables, chosen).metrics
+            experiment = experiment.override({"data.resize_to": resize_to})
+        check_views(views, scales, experiment.data)
+        begun = found.description if views == "center" else replace(found.description, streamed=True)
+        trainer = Trainer.from_experiment(experiment, begun=begun, finder=found.finder, stop=stop)
+        examples = trainer.data.split(split)
+        if resize_to is None and trainer.data.streamed == found.description.streamed:  # else they are other pixels
+            check_data(found.folder, trainer)
+        state = found.restore(checkpoint, trainer)
+        if views == "center":
+            metrics = trainer.evaluate(examples, state).metrics
         else:
-            ten = views == "ten_crop"
-            passes = ten_crops(chosen, experiment.data) if ten else several_scales(chosen, scales)
-            metrics = score_views(session, state.variables, chosen, passes)
-    return {f"{split}/{name}": value for name, value in metrics.items()}
+            metrics = score_views(trainer, state.variables, examples, experiment.data, views, scales)
+    return {f"{split}/{name}": float(value) for name, value in metrics.items()}
 
 
-def _train(experiment: Experiment, folder: Path, *, progress: bool, command: str) -> "Run":
-    first, started = jax.process_index() == 0, time.perf_counter()
-    found, position = Run(folder), Position()
+def _train(found: Run, progress: bool, command: str) -> Run:
+    started, record = time.perf_counter(), None
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
-        with together():
-            if first:
-                stack.enter_context(locked(folder))
-        if found.result.get("status") == "finished":
+        stack.enter_context(_only_here(found.folder))
+        if found.folder.finished:
+            _say(progress, describe_finished(found))
             return found
         try:
-            begun = bool(Checkpoints(folder / "checkpoints").steps())
-            session = Session(experiment, stop, found.norms if begun else None, found.streamed)
-            stack.callback(session.close)
-            sitting = Sitting(session, folder)
-            position, timetable = sitting.position, session.timetable
-            shown = TrainProgress(
-                timetable.total_steps, position.step, timetable.batch_size, enabled=progress and first
-            )
-            recorder = sitting.begin(stack.enter_context(shown), started)
-            with recorder.noting(position, command):
-                recorder.finish(fit(sitting.state, position, timetable, recorder.effects()), position, command)
+            begun = found.description if found.folder.begun else None
+            trainer = Trainer.from_experiment(found.experiment, begun=begun, finder=found.finder, stop=stop)
+            record = make_record(found, trainer, command, started, progress=progress)
+            record.train()
         except Stopped as stopped:
-            if first:
-                write_experiment(folder, experiment)  # a stop while loading comes before it was
+            if jax.process_index() == 0:
+                found.folder.write_once("experiment", experiments.to_dict(found.experiment))  # it may come before
             more = " --distributed" if jax.process_count() > 1 else ""
-            again = f"jaxcnn train --resume {shlex.quote(str(folder))}{more}"
-            raise Stopped(stopped.signum, f"stopped after step {position.step}; go on with: {again}") from stopped
+            again = f"jaxcnn train --resume {shlex.quote(str(found.path))}{more}"
+            step = record.position.step if record else 0
+            raise Stopped(stopped.signum, f"stopped after step {step}; go on with: {again}") from stopped
     return found
 
 
-def _check_views(views: str, scales: Sequence[int], experiment: Experiment) -> None:
-    if views not in VIEWS:
-        raise unknown("views", views, VIEWS)
-    if scales and views != "multi_scale":
-        raise UsageError(f"scales are of views multi_scale, not of {views}")
-    if views != "center" and experiment.data.per_pixel_mean:
-        raise UsageError(f"views {views} need one mean for each channel: data.per_pixel_mean has one for each pixel")
+@contextlib.contextmanager
+def _only_here(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes from training into a folder; of several that train together, the first does."""
+    with contextlib.ExitStack() as stack:
+        with together():
+            if jax.process_index() == 0:
+                stack.enter_context(folder.locked())
+        yield
 
 
-def _to_evaluate(experiment: Experiment) -> Experiment:
-    """Return the experiment as any machine can score it: devices and parts of a batch are for training."""
-    train, found = experiment.train, jax.device_count()
-    devices = math.gcd(train.batch_size, min(train.devices or found, found))
-    return replace(experiment, train=replace(train, devices=devices, parallel="jit", accumulation_steps=1))
+def make_record(run: Run, trainer: Trainer, command: str, started: float, **options: Any) -> Record:
+    """Return the record of a run; see `Record` for the options."""
+    folder = run.folder
+
+    def identify() -> None:
+        folder.write_once("experiment", experiments.to_dict(run.experiment))
+        known = folder.read("program")["sources"] if folder.has("program") else []
+        if run.sources.sha256 not in known:
+            programs = programs_of(run.experiment, trainer.data.describe(), run.sources, run.finder)
+            values = {"sources": [*known, run.sources.sha256], "files": dict(run.sources.files)}
+            folder.write("program", values | programs.to_json())
+
+    notes = {**options.pop("notes", {}), "command": command}
+    if folder.has("continued"):
+        notes["continued"] = folder.read("continued")
+    own = {"name": run.experiment.name, "notes": notes, "started": started, "identify": identify}
+    return Record(trainer, run.path, **own, **options)  # type: ignore[arg-type]
 
 
-def _restore(folder: Path, like: TrainState, which: str) -> TrainState:
-    """Return the state of the "last" or the "best" checkpoint."""
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if which == "last":
-        try:
-            state, _, reports = checkpoints.restore_newest(like)
-        except LookupError as error:
-            raise UsageError(f"{folder} has no checkpoint yet") from error
-        for report in reports:
-            print(f"jaxcnn: {report}", file=sys.stderr)
-        return state
-    if which != "best":
-        raise unknown("checkpoint", which, ["best", "last"])
-    step = best_step(folder, checkpoints)
-    if step is None:
-        raise UsageError(f"{folder} has no best checkpoint: it was never evaluated while training")
-    try:
-        return checkpoints.restore(step, like)[0]
-    except DamagedCheckpoint as error:
-        raise RunError(f"checkpoint {checkpoints.path(step)} is damaged: {error}") from error
+def describe_finished(run: Run) -> str:
+    """Return in one line that a run is only read back."""
+    commit = run.folder.read("environment").get("commit") if run.folder.has("environment") else None
+    of = f", commit {commit[:7]}" if commit else ""
+    when = f" on {run.result['finished'][:10]}" if "finished" in run.result else ""
+    return f"{run.path}: finished{when}{of}; not trained again"
+
+
+def _say(progress: bool, text: str) -> None:
+    if progress and jax.process_index() == 0:
+        print(f"jaxcnn: {text}", file=sys.stderr)

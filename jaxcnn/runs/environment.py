@@ -10,8 +10,7 @@ from typing import Any
 
 import jax
 
-import jaxcnn
-
+_ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "jaxcnn")
 
 
@@ -46,10 +45,9 @@ def _version(package: str) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """Return what git says in the folder of this package; None where it fails, or there is no git."""
-    folder = Path(jaxcnn.__file__).parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            ["git", "-C", str(_ROOM), *arguments], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

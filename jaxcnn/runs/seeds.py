@@ -1,35 +1,41 @@
 """Several seeds of one experiment, trained together into a run folder each."""
 
 import contextlib
+import queue
+import sys
 import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
 
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.experiment import Experiment
-from jaxcnn.runs.api import Run, run_folder
-from jaxcnn.runs.folder import locked, write_experiment
-from jaxcnn.runs.session import Session
-from jaxcnn.runs.sitting import Sitting
+from jaxcnn.experiment import Experiment, to_dict
+from jaxcnn.progress import SeedsProgress, TrainProgress
+from jaxcnn.runs.api import find, make_record
+from jaxcnn.runs.reading import Run
+from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.checkpoint import Checkpoints
-from jaxcnn.train.loop import training
 from jaxcnn.train.parallel import choose_devices
-from jaxcnn.train.progress import SeedsProgress, TrainProgress
-from jaxcnn.train.seeds import Mode, Sequential, Stacked, TrainingClock, Way, choose_mode, train_together
+from jaxcnn.train.together import Together
+
+Mode = Literal["sequential", "devices", "vmap"]
+
+_REFRESH_SECONDS = 0.25
 
 
 def run_seeds(
     experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = ""
 ) -> list[Run]:
-    """Train the seeds of an experiment together and return their runs, in the order of the seeds.
+    """Train the seeds of an experiment and return their runs, in the order of the seeds.
 
     Each is a run like any other, which `resume`, `evaluate` and the reports know; `train.seeds_mode` says how far it is
-    that of its seed alone. The data are loaded and the step is compiled once for all. Those that have finished are
-    not trained again, and those that were interrupted go on, wherever each stands. One whose loss is not finite, or
-    for which the disk is full, fails alone: its `result` then says "failed" and why.
+    that of its seed alone. The data are loaded once for all. Those that have finished are not trained again, and those
+    that were interrupted go on, wherever each stands. One whose loss is not finite, or for which the disk is full,
+    fails alone: its `result` then says "failed" and why.
 
     Args:
       experiment: with `train.seeds`, the first of which is `seed`.
@@ -39,30 +45,48 @@ def run_seeds(
 
     Raises:
       UsageError: the experiment cannot be, or another process is using one of the folders.
-      Stopped: on SIGTERM or Ctrl-C, after saving all.
+      Stopped: on SIGTERM or Ctrl-C, after saving all that were under way.
     """
-    started = time.perf_counter()
     if jax.process_count() > 1:
         raise UsageError("train.seeds is for one process: to use several, train each seed by itself")
-    train = experiment.train
+    started, train = time.perf_counter(), experiment.train
     devices = choose_devices(train.devices)
     mode = choose_mode(train.seeds_mode, len(devices), train.parallel) if train.seeds > 1 else "sequential"
     alone = seeds_alone(experiment, mode)
-    runs = [Run(run_folder(each, runs_dir)) for each in alone]
+    runs: list[Run] = []
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
+        runs = [find(each, runs_dir, progress) for each in alone]
         for run in runs:
-            stack.enter_context(locked(run.path))
-        left = {each.seed: (each, run) for each, run in zip(alone, runs, strict=True) if not _finished(run)}
+            stack.enter_context(run.folder.locked())
+        left = [run for run in runs if not run.folder.finished]
         try:
             if left:
-                _train(left, mode, devices, stop, started, progress=progress, command=command)
+                _Seeds(left, mode, devices, stop, started, progress, command).train()
         except Stopped as stopped:
-            for each, run in left.values():
-                write_experiment(run.path, each)  # a stop while loading comes before it was
+            for run in left:
+                run.folder.write_once("experiment", to_dict(run.experiment))  # a stop while loading comes before it was
             more = "the same command goes on with all seeds, jaxcnn train --resume RUN with one of them alone"
             raise Stopped(stopped.signum, f"stopped; {more}") from stopped
     return runs
+
+
+def choose_mode(asked: Literal["auto"] | Mode, devices: int, parallel: Literal["jit", "pmap"]) -> Mode:
+    """Return how to train several seeds on so many devices.
+
+    A choice of ours is never between ways that differ in their bits, and never depends on a clock: the same command
+    on the same hardware gives the same bits.
+
+    Raises:
+      UsageError: what is asked for cannot be.
+    """
+    if asked == "auto":
+        return "devices" if devices > 1 and parallel == "jit" else "sequential"
+    if asked != "sequential" and parallel == "pmap":
+        raise UsageError(f"train.seeds_mode is {asked}, but train.parallel pmap trains seeds sequentially only")
+    if asked == "vmap" and devices > 1:
+        raise UsageError(f"train.seeds_mode is vmap, which uses one device of {devices}: give train.devices 1, too")
+    return asked
 
 
 def seeds_alone(experiment: Experiment, mode: Mode) -> list[Experiment]:
@@ -74,87 +98,94 @@ def seeds_alone(experiment: Experiment, mode: Mode) -> list[Experiment]:
     return [replace(experiment, seed=first + n, train=train) for n in range(experiment.train.seeds)]
 
 
-def _finished(run: Run) -> bool:
-    return run.result.get("status") == "finished"
+@dataclass
+class _Seeds:
+    """Runs that are to be trained."""
 
+    left: list[Run]
+    mode: Mode
+    devices: list[jax.Device]
+    stop: StopFlag
+    started: float
+    progress: bool
+    command: str
 
-def _train(
-    left: dict[int, tuple[Experiment, Run]],
-    mode: Mode,
-    devices: list[jax.Device],
-    stop: StopFlag,
-    started: float,
-    *,
-    progress: bool,
-    command: str,
-) -> None:
-    seeds = list(left)
-    sessions = _sessions(left, stop)
-    own_step = mode == "sequential"
-    sittings = [Sitting(session, left[seed][1].path, own_step=own_step) for seed, session in sessions.items()]
-    base = sessions[seeds[0]]
-    way = make_way(base, mode, len(seeds), devices)
-    timetable = base.timetable
-    first_step = min(sitting.position.step for sitting in sittings)
-    together = {"mode": mode, "seeds": seeds}
-    with TrainProgress(timetable.total_steps, first_step, len(seeds) * timetable.batch_size, enabled=progress) as shown:
-        shown.say(f"training seeds {', '.join(map(str, seeds))} together ({mode}); numbers are means over them")
-        told = SeedsProgress(shown)
-        clock = TrainingClock()
-        recorders, positions, trainings = [], [], []
-        for seed, sitting in zip(seeds, sittings, strict=True):
-            recorder = sitting.begin(told.of(seed), started, together)
-            effects = clock.keep(replace(recorder.effects(), view=way.view))
-            trainings.append(training(sitting.state, sitting.position, timetable, effects))
-            recorders.append(recorder)
-            positions.append(sitting.position)
-        del sittings, sitting, recorder, effects  # the states before the first step, which nobody needs any more
-        stopped: Stopped | None = None
-        for number, outcome in train_together(trainings, way, told.refresh):
-            recorder, position = recorders[number], positions[number]
-            try:
-                with recorder.noting(position, command):
-                    if isinstance(outcome, Exception):
-                        raise outcome
-                    clock.leave_out(recorder.finish)(outcome, position, command)
-            except Stopped as error:
-                stopped = error
-            except RunError as error:
-                shown.say(f"seed {seeds[number]}: {error}")
-            sessions[seeds[number]].close()
-            told.ended(seeds[number])
-        if stopped is not None:
-            raise stopped
+    def train(self) -> None:
+        """Train all.
 
+        Raises:
+          Stopped: on a signal, when all that were under way have been saved.
+        """
+        trainers = self._trainers()
+        if self.mode == "sequential":
+            for number, trainer in enumerate(trainers):
+                self._one(number, trainer)
+            return
+        table, seeds = trainers[0].timetable, [trainer.seed for trainer in trainers]
+        rate = len(trainers) * table.batch_size
+        with TrainProgress(table.total_steps, 0, rate, enabled=self.progress) as shown:
+            told = SeedsProgress(shown)
+            shown.say(
+                f"training seeds {', '.join(map(str, seeds))} together ({self.mode}); numbers are means over them"
+            )
+            if self.mode == "vmap":
+                way = Together(trainers[0].step, trainers[0].inputs, len(trainers), trainers[0].parallel)
+                work = [partial(self._one, n, trainer, told, way) for n, trainer in enumerate(trainers)]
+            else:
+                free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
+                for device in self.devices:
+                    free.put(device)
+                work = [partial(self._on_a_device, n, trainer, told, free) for n, trainer in enumerate(trainers)]
+            threads = len(work) if self.mode == "vmap" else min(len(work), len(self.devices))
+            with ThreadPoolExecutor(threads) as pool:
+                running = [pool.submit(one) for one in work]
+                while wait(running, timeout=_REFRESH_SECONDS).not_done:
+                    told.refresh()
+                told.refresh()
+            for each in running:
+                each.result()  # raises Stopped, and what nobody expected
 
-def _sessions(left: dict[int, tuple[Experiment, Run]], stop: StopFlag) -> dict[int, Session]:
-    """Return a session for each seed, all sharing what no seed changes."""
-    begun = {seed: run.norms for seed, (_, run) in left.items() if Checkpoints(run.path / "checkpoints").steps()}
-    # One that has not begun needs the weights to start from, and the normalisation that comes with them.
-    model = next((seed for seed in left if seed not in begun), next(iter(left)))
-    streamed = next((run.streamed for _, run in left.values() if run.streamed is not None), None)
-    base = Session(left[model][0], stop, begun.get(model), streamed)
-    for seed, (mean, std) in begun.items():
-        if not ((mean == base.mean).all() and (std == base.std).all()):
-            raise UsageError(f"{left[seed][1].path} normalises its images otherwise: go on with it alone, by --resume")
-    return {seed: base if seed == model else base.for_seed(seed) for seed in left}
+    def _trainers(self) -> list[Trainer]:
+        """Return a trainer for each seed, all sharing what no seed changes."""
+        begun = [run.folder.begun for run in self.left]
+        # One that has not begun needs the weights to start from, and the normalisation that comes with them.
+        first = begun.index(False) if False in begun else 0
+        described = next((run.description for run in self.left if run.folder.has("data")), None)
+        experiment = self.left[first].experiment
+        base = Trainer.from_experiment(
+            experiment, begun=described if begun[first] else None, finder=experiment.finder, stop=self.stop
+        )
+        for run, has_begun in zip(self.left, begun, strict=True):
+            ours, theirs = base.data.norms, run.description.norms if has_begun else base.data.norms
+            if any((a != b).any() for a, b in zip(ours or (), theirs or (), strict=True)):
+                raise UsageError(f"{run.path} normalises its images otherwise: go on with it alone, by --resume")
+        return [base if n == first else base.of_seed(run.experiment.seed) for n, run in enumerate(self.left)]
 
+    def _on_a_device(self, number: int, trainer: Trainer, told: SeedsProgress, free: Any) -> None:
+        device = free.get()
+        try:
+            self._one(number, trainer.of_seed(trainer.seed, device), told)
+        finally:
+            free.put(device)
 
-def make_way(session: Session, mode: Mode, runs: int, devices: list[jax.Device]) -> Way:
-    """Return how the steps of so many runs are computed.
-
-    Args:
-      session: of any of the seeds; on one device, but for "sequential".
-      mode: which way.
-      runs: how many.
-      devices: there are; "sequential" uses those of the session.
-    """
-    if mode == "sequential":
-        return Sequential(session.train_step, session.parallel.view)
-    if mode == "devices":  # as few as do not take longer: 9 seeds on 8 devices are two rounds, as on 5
-        rounds = -(-runs // len(devices))
-        devices = devices[: -(-runs // rounds)]
-    rows = len(devices) if mode == "devices" else runs
-    state = session.abstract_state(session.parallel.replicated)
-    example = state, session.parallel.window({}), session.example_arguments(0)
-    return Stacked(session.run_step, example, devices, rows, session.parallel.place)
+    def _one(
+        self, number: int, trainer: Trainer, told: SeedsProgress | None = None, way: Together | None = None
+    ) -> None:
+        """Train one seed; what ends it alone is in its `result.json`."""
+        options: dict[str, Any] = {"progress": self.progress}
+        if told is not None:
+            seeds = [run.experiment.seed for run in self.left]
+            options = {"shown": told.of(trainer.seed), "notes": {"together": {"mode": self.mode, "seeds": seeds}}}
+        if self.mode == "vmap":  # the other ways change no bits
+            options["sitting"] = {"seeds_mode": "vmap"}
+        record = make_record(self.left[number], trainer, self.command, self.started, **options)
+        try:
+            record.train(*(() if way is None else (way.step_of(number), way.whole)))
+        except RunError as error:
+            print(f"jaxcnn: seed {trainer.seed}: {error}", file=sys.stderr)
+        finally:
+            if way is not None:
+                way.leave(number)
+            if told is not None:
+                told.ended(trainer.seed)
+            trainer.state = None

@@ -5,7 +5,7 @@ its way through the network; what each BatchNorm is given on the way is put toge
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,28 +17,28 @@ from jaxtyping import Array, Bool, Float
 
 from jaxcnn.data import Examples
 from jaxcnn.layers import BatchNorm
+from jaxcnn.tasks import Batch, Task
 
 # By the path of a BatchNorm: the number of values in each channel, their mean and sum of squared deviations from it.
 Moments = dict[tuple[str, ...], tuple[Any, Any, Any]]
 
 
-def make_moments_step(model: nn.Module) -> Callable[[Any, Mapping[str, Any]], Moments]:
+def make_moments_step(model: nn.Module, task: Task) -> Callable[[Any, Batch], Moments]:
     """Return `step(variables, batch)`, not yet compiled: moments over the unmasked examples of the batch.
 
     All of its examples, masked or not, take part in the normalisation.
     """
 
-    def step(variables: Any, batch: Mapping[str, Any]) -> Moments:
+    def step(variables: Any, batch: Batch) -> Moments:
         found: Moments = {}
 
         def note(call, args, kwargs, context):
-            if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            if isinstance(context.module, BatchNorm | nn.BatchNorm) and context.method_name == "__call__":
                 found[context.module.path] = _moments(args[0], batch["mask"])
             return call(*args, **kwargs)
 
-        rngs = {"dropout": jax.random.key(0)}
         with nn.intercept_methods(note):
-            model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs=rngs)
+            task.forward(model, variables, batch, jax.random.key(0), True)
         return found
 
     return step
@@ -48,27 +48,23 @@ def whole_batches(split: Examples, batch_size: int) -> Iterator[dict[str, np.nda
     """Yield the examples in order, the last batch filled up with examples from the start where `mask` is False."""
     places = np.arange(-(-len(split) // batch_size) * batch_size).reshape(-1, batch_size)
     for rows, batch in zip(places, split.batches(list(places % len(split))), strict=True):
-        yield batch | {"mask": batch["mask"] & (rows < len(split))}
+        yield {**batch, "mask": batch["mask"] & (rows < len(split))}
 
 
 def exact_batch_stats(
-    step: Callable[[Any, Mapping[str, np.ndarray]], Moments],
-    variables: Any,
-    batches: Iterator[Mapping[str, np.ndarray]],
-    poll: Callable[[int], None],
+    step: Callable[[Batch], Moments], batches: Iterator[Batch], poll: Callable[[int], None]
 ) -> dict[str, Any]:
     """Return the `batch_stats` of a model: float32 on the host, added up in float64.
 
     Args:
-      step: of `make_moments_step`, compiled.
-      variables: the model's.
+      step: of `make_moments_step`, compiled, given the variables.
       batches: from `whole_batches`.
       poll: called before each batch with its number; raises to stop.
     """
     totals: Moments = {}
     for number, batch in enumerate(batches):
         poll(number)
-        moments = jax.tree.map(lambda x: np.asarray(x, np.float64), step(variables, batch))
+        moments = jax.tree.map(lambda x: np.asarray(x, np.float64), step(batch))
         totals = {path: _together(totals[path], new) for path, new in moments.items()} if totals else moments
     stats = {}
     for path, (count, mean, deviations) in totals.items():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.train.checks import FRACTION, NOT_NEGATIVE, POSITIVE, check_range
+from jaxcnn.typed import Fraction, NotNegative, Positive, check
 
 
 class DeltaBarDeltaState(NamedTuple):
@@ -45,10 +45,10 @@ def delta_bar_delta(
     Source: R. A. Jacobs, "Increased rates of convergence through learning rate adaptation", Neural Networks
     1 (1988).
     """
-    check_range("learning_rate", learning_rate, POSITIVE)
-    check_range("kappa", kappa, NOT_NEGATIVE)
-    check_range("phi", phi, FRACTION)
-    check_range("theta", theta, FRACTION)
+    check(Positive, learning_rate, "learning_rate")
+    check(NotNegative, kappa, "kappa")
+    check(Fraction, phi, "phi")
+    check(Fraction, theta, "theta")
 
     def init(params: optax.Params) -> DeltaBarDeltaState:
         def full(value: float) -> Any:

@@ -4,23 +4,20 @@ A run can be killed at any point and continue to the same bits: everything the f
 checkpoint (state and position), and rows written after it are dropped when the run resumes.
 """
 
+import base64
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jaxcnn.stop import Stopped
-from jaxcnn.train.parallel import NEVER, CompiledStep
+from jaxcnn.tasks.base import kept_dtype
 from jaxcnn.train.state import TrainState
-
-Request = tuple[Any, Any, tuple]
-"""What the next step is given: state, window, arguments."""
-Answer = tuple[Any, Any, Any]
-"""What it made of them: state, window, and a mean loss that has `item()`."""
+from jaxcnn.train.step import Sums
 
 # How many steps the host may be ahead of the device: enough to hide its own work, few enough to stop promptly.
 _AHEAD = 2
@@ -64,14 +61,16 @@ class Position:
     """Where a run stands, beside its state: plain values, saved with each checkpoint."""
 
     step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    """Over the steps since the last row of training metrics; {}: there are none."""
+    sums: list[dict[str, Any]] = field(default_factory=list)
+    """Over the steps since the last row of training metrics: the leaves of their tree; []: there are none."""
     pending: bool = False
     """What was due after `step`, an evaluation or the completion of the last state, was broken off by a stop."""
+    ended: str = ""
+    """Why a callback asked for the end at `step`; "": none did."""
     training_seconds: float = 0.0
     """Time in the loop, without evaluation, checkpoints and the first step of each sitting (which compiles)."""
     training_examples: int = 0
-    """Images trained on in that time."""
+    """Examples trained on in that time."""
     waiting_seconds: float = 0.0
     """Part of that time in which the loop waited for a batch."""
     bad_examples: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
@@ -90,110 +89,144 @@ class Position:
         return self.waiting_seconds / self.training_seconds if self.training_seconds > 0 else 0.0
 
 
-@dataclass(frozen=True)
-class Effects:
-    """What the loop calls."""
+class Effects(Protocol):
+    """What the loop does to the world."""
 
-    train: CompiledStep
-    arguments: Callable[[int], tuple]
-    """The training stream: what step k is given."""
-    view: Callable[[Any], Any]
-    """The state or window of the compiled step in its global form."""
-    window: Callable[[Mapping[str, float]], Any]
-    """The sums that a step adds to, from their values; {}: over no step."""
-    log_metrics: Callable[[TrainState, dict[str, float], Position], None]
-    """Writes the row of the sums since the last one."""
-    evaluate: Callable[[TrainState], None]
-    """Evaluates and writes the row; raises Stopped on a signal."""
-    complete: Callable[[TrainState], TrainState]
-    """Makes the state after the last step the final one; raises Stopped on a signal."""
-    save: Callable[[TrainState, Position], None]
-    """Saves state and position, in place of what was saved at this step."""
-    stop_requested: Callable[[int], int | None]
-    """The signal that asked for a stop, agreed on by all processes."""
-    progress: Callable[[int, float | None], None]
-    """Shows the step and a recent loss."""
-    clock: Callable[[], float] = time.perf_counter
-    """Seconds, by which the time of training is told."""
+    def log(self, state: TrainState, sums: Sums, position: Position) -> str:
+        """Write the row of the sums since the last one; return why training is to end, "" to go on."""
+
+    def evaluate(self, state: TrainState) -> str:
+        """Evaluate and write the row; return as `log`. Raises Stopped on a signal."""
+
+    def complete(self, state: TrainState) -> TrainState:
+        """Make the state after the last step the final one; raises Stopped on a signal."""
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Save state and position, in place of what was saved at this step."""
+
+    def stop_requested(self, step: int) -> int | None:
+        """Return the signal that asked for a stop, agreed on by all processes."""
+
+    def progress(self, step: int, loss: float) -> None:
+        """Show the step and a recent loss."""
 
 
-def fit(state: Any, position: Position, timetable: Timetable, effects: Effects) -> TrainState:
+class Totals:
+    """Sums added up on the host over steps, in order: whole numbers exactly, others in float64."""
+
+    def __init__(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Go on from what `encoded` gave."""
+        self.leaves = [_decoded(leaf) for leaf in saved]
+        self._structure: Any = None
+
+    def add(self, sums: Sums, step: int) -> float:
+        """Add a step's sums, waiting for the device, and return its mean loss.
+
+        Raises:
+          NonFinite: the loss is not finite.
+        """
+        leaves, self._structure = jax.tree.flatten(sums)
+        if not np.isfinite(np.asarray(sums["loss"])):
+            raise NonFinite("the loss", step)
+        wide = [kept_dtype(leaf) for leaf in leaves]
+        self.leaves = [a + b for a, b in zip(self.leaves, wide, strict=True)] if self.leaves else wide
+        return float(np.asarray(sums["loss"])) / (float(np.asarray(sums["count"])) or 1.0)
+
+    def take(self) -> Sums:
+        """Return the sums since this was last called, and begin anew."""
+        leaves, self.leaves = self.leaves, []
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def encoded(self) -> list[dict[str, Any]]:
+        """Return the sums so far as JSON values."""
+        return [
+            {"dtype": leaf.dtype.str, "shape": list(leaf.shape), "data": base64.b64encode(leaf.tobytes()).decode()}
+            for leaf in map(np.asarray, self.leaves)
+        ]
+
+
+def _decoded(leaf: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(leaf["data"]), leaf["dtype"]).reshape(leaf["shape"])
+
+
+def fit(
+    state: TrainState,
+    position: Position,
+    timetable: Timetable,
+    train_step: Callable[[Any, Any], tuple[Any, Sums]],
+    inputs: Callable[[int], Any],
+    effects: Effects,
+    whole: Callable[[Any], TrainState] = lambda state: state,
+) -> TrainState:
     """Train from `position`, which is kept up to date, to the end and return the final state.
+
+    Args:
+      state: to start from; it is donated.
+      position: of the state.
+      timetable: when things happen.
+      train_step: the compiled step.
+      inputs: returns what the step is given at each step.
+      effects: what happens.
+      whole: returns a state of `train_step` in the form that effects are given.
 
     Raises:
       NonFinite: a loss or the parameters were not finite; nothing of that step or later has been written.
       Stopped: on a signal, after the step under way and a checkpoint.
     """
-    steps = training(state, position, timetable, effects)
-    try:
-        request = next(steps)
-        while True:
-            request = steps.send(effects.train(*request))
-    except StopIteration as end:
-        return end.value
-
-
-def training(
-    state: Any, position: Position, timetable: Timetable, effects: Effects
-) -> Generator[Request, Answer, TrainState]:
-    """Do as `fit` does, but leave the steps to the caller: yield what each is given and be sent what came of it."""
-    window = effects.window(position.sums)
-    losses: deque[Any] = deque()
-    trained = False  # in this sitting
-    mark = effects.clock()
+    under_way: deque[tuple[Sums, int]] = deque()
+    totals = Totals(position.sums)
+    trained, mark = False, time.perf_counter()  # in this sitting
     while True:
-        step, last = position.step, position.step == timetable.total_steps
+        step = position.step
         stopping = effects.stop_requested(step)
-        if position.pending or (trained and (stopping or timetable.logs(step) or timetable.saves(step))):
+        due = stopping or timetable.logs(step) or timetable.saves(step)
+        if position.pending or (trained and due):
             # 1. Wait for the device; nothing is written after a loss that is not finite.
-            position.sums = _values(effects.view(window))
-            if position.sums["bad_step"] != NEVER:
-                raise NonFinite("the loss", int(position.sums["bad_step"]))
+            while under_way:
+                totals.add(*under_way.popleft())
             if trained:
-                position.training_seconds += effects.clock() - mark
-            whole = effects.view(state)
+                position.training_seconds += time.perf_counter() - mark
+            state = whole(state)
             # 2. The row of training metrics, over the steps since the last one.
             if trained and timetable.logs(step):
-                effects.log_metrics(whole, position.sums, position)
-                position.sums, window = {}, effects.window({})
-            if timetable.saves(step) or stopping:
-                _check_finite(whole, step)
+                position.ended = effects.log(state, totals.take(), position)
+            if timetable.saves(step) or stopping or position.ended:
+                _check_finite(state, step)
                 # 3. Evaluation, or completion. Where a stop breaks it off, the checkpoint says that it is still due.
-                position.pending = timetable.evaluates(step) or last
+                position.pending = timetable.evaluates(step) or step == timetable.total_steps or bool(position.ended)
                 if position.pending and not stopping:
                     try:
-                        if last:
-                            whole = state = effects.complete(whole)
-                        else:
-                            effects.evaluate(whole)
+                        if timetable.evaluates(step):
+                            position.ended = effects.evaluate(state) or position.ended
+                        if step == timetable.total_steps or position.ended:
+                            state = effects.complete(state)
                         position.pending = False
                     except Stopped as stopped:
                         stopping = stopped.signum
                 # 4. The checkpoint, which covers the rows above.
-                effects.save(whole, position)
-            mark = effects.clock()
+                position.sums = totals.encoded()
+                effects.save(state, position)
+            mark = time.perf_counter()
         if stopping:  # 5. now that nothing can be lost
             raise Stopped(stopping)
-        if last:
-            return effects.view(state)
-        asked = effects.clock()
-        arguments = effects.arguments(step)
-        waited = effects.clock() - asked
-        state, window, loss = yield state, window, arguments
+        if step == timetable.total_steps or position.ended:
+            return whole(state)
+        asked = time.perf_counter()
+        given = inputs(step)
+        waited = time.perf_counter() - asked
+        state, sums = train_step(state, given)
+        for leaf in jax.tree.leaves(sums):
+            leaf.copy_to_host_async()
         position.step += 1
+        under_way.append((sums, position.step))
         if trained:
             position.waiting_seconds += waited
             position.training_examples += timetable.batch_size
         else:  # the first step of a sitting waits for the compiler, which is nobody's throughput
-            loss.item()
-            trained, mark = True, effects.clock()
-        losses.append(loss)
-        recent = losses.popleft() if len(losses) > _AHEAD else None
-        effects.progress(position.step, None if recent is None else recent.item())
-
-
-def _values(window: Mapping[str, Any]) -> dict[str, float]:
-    return {name: np.asarray(value.addressable_data(0)).reshape(-1)[0].item() for name, value in window.items()}
+            jax.block_until_ready(sums["loss"])
+            trained, mark = True, time.perf_counter()
+        if len(under_way) > _AHEAD:
+            effects.progress(position.step, totals.add(*under_way.popleft()))
 
 
 def _check_finite(state: TrainState, step: int) -> None:

@@ -1,18 +1,16 @@
-"""How a step is compiled: `jit` over a mesh or `pmap`.
+"""How a step is compiled, and where arrays lie: on one device, or mapped over several by shard_map or pmap.
 
-Nothing outside this file knows which one is in use. Both take batches made in the global view, so shuffling and
-augmentation are the same bits for every number of devices; both train in the per-device view, in which the step says
-what crosses devices; both return states that `view` turns into the global, replicated form that evaluation and
-checkpoints read.
+Batches are made in the global view, so that shuffling and augmentation are the same bits for every number of devices;
+the training step sees one device's part, and says itself what crosses devices. State and sums are the same on all
+devices and have one shape whatever their number. Nothing outside this file knows how many there are.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -20,12 +18,10 @@ from jaxcnn import backend
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.stop import Stopped
 from jaxcnn.train.state import TrainState, Tree
-from jaxcnn.train.step import Batch, TrainStep
+from jaxcnn.train.step import Batch, Sums, TrainStep
 
-Window = dict[str, jax.Array]
-MakeBatch = Callable[..., Batch]
-CompiledStep = Callable[[Any, Any, Any], tuple[Any, Any, jax.Array]]
-NEVER = np.iinfo(np.int32).max
+_AXIS = "data"
+CompiledStep = Callable[[TrainState, Any], tuple[TrainState, Sums]]
 
 
 @contextlib.contextmanager
@@ -41,21 +37,16 @@ def together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _gather(error.signum if isinstance(error, Stopped) else -1)
+        gathered(error.signum if isinstance(error, Stopped) else -1)
         raise
-    codes = _gather(0)
+    codes = gathered(0)
     if (codes < 0).any():
         raise RunError("another process failed: see its message")
     if codes.any():
         raise Stopped(int(codes.max()))
 
 
-def agree(choice: bool) -> bool:
-    """Return what the first process chose."""
-    return bool(_gather(choice)[0])
-
-
-def _gather(code: int) -> np.ndarray:
+def gathered(code: int) -> np.ndarray:
     """Return what each process gives."""
     from jax.experimental import multihost_utils
 
@@ -64,34 +55,36 @@ def _gather(code: int) -> np.ndarray:
     )
 
 
-def windowed_step(step: TrainStep) -> Callable[[TrainState, Window, Batch], tuple[TrainState, Window, jax.Array]]:
-    """Return the step that also adds its sums to a window, and answers its mean loss."""
-
-    def run(state: TrainState, window: Window, batch: Batch) -> tuple[TrainState, Window, jax.Array]:
-        state, sums = step(state, batch)
-        bad_step = jnp.where(jnp.isfinite(sums["loss"]), NEVER, state.step)
-        added = {name: window[name] + sums[name] for name in sums}
-        window = added | {"bad_step": jnp.minimum(window["bad_step"], bad_step)}
-        return state, window, sums["loss"] / sums["count"].astype(jnp.float32)
-
-    return run
-
-
-class Jit:
-    """One program over a mesh of all devices: BatchNorm sees the global batch.
+class Parallel:
+    """The devices of a run.
 
     Attributes:
-      step_axis: the mapped axis that `make_train_step` is to reduce over; None: there is none, with one device.
-      norm_axis: the mapped axis that BatchNorm is to average its statistics over; None: each device for itself.
+      axis_name: the mapped axis that `make_train_step` is to add up over; None: there is none.
     """
 
-    def __init__(self, devices: list[jax.Device]) -> None:
-        """Lay the devices out on one axis, `data`."""
-        self.step_axis: str | None = "data" if len(devices) > 1 else None
-        self.norm_axis = self.step_axis
-        self.mesh = Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
+    def __init__(
+        self,
+        batch_size: int,
+        mode: Literal["jit", "pmap"] = "jit",
+        devices: int | Sequence[jax.Device] | None = None,
+    ) -> None:
+        """Lay the devices out on one axis.
+
+        Args:
+          batch_size: of all devices together.
+          mode: how the program of each device is mapped over several.
+          devices: them, or how many of `jax.devices()`; None: all.
+
+        Raises:
+          UsageError: there are fewer, or the batch does not divide over them.
+        """
+        chosen = list(devices) if isinstance(devices, Sequence) else choose_devices(devices)
+        _check_batch(batch_size, len(chosen))
+        self.mode, self.devices = mode, chosen
+        self.axis_name = _AXIS if len(chosen) > 1 or mode == "pmap" else None
+        self.mesh = Mesh(np.asarray(chosen), (_AXIS,), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.sharded = NamedSharding(self.mesh, PartitionSpec("data"))
+        self.sharded = NamedSharding(self.mesh, PartitionSpec(_AXIS))
 
     def place(self, tree: Tree) -> Tree:
         """Return the tree of arrays (the same on every process) replicated over all devices."""
@@ -107,51 +100,48 @@ class Jit:
         """Return a batch over the devices, of whose rows each process gives those that `rows` names."""
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.sharded, x), rows)
 
-    def view(self, tree: Any) -> Any:
-        """Return the state or window of a compiled step as `place` gave it: global and replicated."""
-        return tree
-
-    def window(self, sums: Mapping[str, float]) -> Window:
-        """Return the sums that training steps add to between two rows of the log, from their values; {}: no step."""
-        # bad_step: the first step whose loss was not finite.
-        empty = {"loss": 0.0, "correct": 0, "correct_top5": 0, "count": 0, "bad_step": NEVER}
-        values = empty | dict(sums)
-        return self.place({k: np.array(values[k], np.float32 if k == "loss" else np.int32) for k in empty})
+    def like(self, tree: Tree, sharding: NamedSharding | None = None) -> Tree:
+        """Return what stands for arrays of such shapes on these devices, replicated where nothing else is said."""
+        sharding = sharding or self.replicated
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     def round_up(self, batch_size: int) -> int:
         """Return the nearest batch size from `batch_size` upwards that divides over the devices."""
-        return -(-batch_size // self.mesh.size) * self.mesh.size
+        return -(-batch_size // len(self.devices)) * len(self.devices)
 
-    def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
-        """Return `run(state, window, arguments) -> (state, window, loss)`.
-
-        State and window are donated. The loss is the step's mean.
+    def compile_train(self, step: TrainStep, make_batch: Callable[[Any], Batch]) -> CompiledStep:
+        """Return `run(state, inputs) -> (state, sums)`; the state is donated.
 
         Args:
-          step: of `make_train_step` with our `step_axis`, and a model with our `norm_axis`.
-          make_batch: `make_batch(*arguments)` is part of the program.
+          step: of `make_train_step` with our `axis_name`.
+          make_batch: makes the batch of the inputs, in the global view; part of the program.
         """
-        windowed = windowed_step(step)
-        if self.step_axis is not None:
+
+        def run(state: TrainState, inputs: Any) -> tuple[TrainState, Sums]:
+            return self._mapped(step)(state, jax.lax.with_sharding_constraint(make_batch(inputs), self.sharded))
+
+        return self._jit(run, donate_argnums=0)
+
+    def _mapped(self, step: TrainStep) -> TrainStep:
+        if self.axis_name is None:
+            return step
+        # pmap, which is a shard_map itself, maps over the devices of one process where it is part of a program.
+        if self.mode == "jit" or jax.process_count() > 1:
             # In the global view XLA would reduce each gradient by itself. With check_vma, jax would: it makes the
-            # gradient of what is the same on all devices a sum over them, parameter by parameter. The step reduces
-            # gradients itself, and asks the same of BatchNorm as under pmap, which knows no such rule.
-            parts = PartitionSpec(), PartitionSpec(), PartitionSpec("data")
-            windowed = jax.shard_map(
-                windowed, mesh=self.mesh, in_specs=parts, out_specs=PartitionSpec(), check_vma=False
-            )
+            # gradient of what is the same on all devices a sum over them, parameter by parameter.
+            parts = PartitionSpec(), PartitionSpec(_AXIS)
+            return jax.shard_map(step, mesh=self.mesh, in_specs=parts, out_specs=PartitionSpec(), check_vma=False)
+        mapped = jax.pmap(step, axis_name=_AXIS, in_axes=(None, 0), out_axes=None, devices=self.devices)
+        count = len(self.devices)
+        return lambda state, batch: mapped(
+            state, jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)
+        )
 
-        def run(state: TrainState, window: Window, arguments: tuple) -> tuple[TrainState, Window, jax.Array]:
-            return windowed(state, window, jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded))
+    def compile_eval(self, step: Callable, make_batch: Callable[[Any], Batch]) -> Callable:
+        """Return `run(variables, inputs)`: what `step` answers to a batch in the global view, sharded."""
 
-        return self._jit(run, donate_argnums=(0, 1))
-
-    def compile_eval(self, step: Callable, make_batch: MakeBatch) -> Callable:
-        """Return `run(variables, arguments)`: what `step` answers to a batch in the global view, sharded."""
-
-        def run(variables: Tree, arguments: tuple):
-            batch = jax.lax.with_sharding_constraint(make_batch(*arguments), self.sharded)
-            return step(variables, batch)
+        def run(variables: Tree, inputs: Any):
+            return step(variables, jax.lax.with_sharding_constraint(make_batch(inputs), self.sharded))
 
         return self._jit(run)
 
@@ -165,7 +155,7 @@ class Jit:
           run: the step.
           like: its arguments, or `jax.ShapeDtypeStruct`s that stand for them.
         """
-        if self.mesh.devices.flat[0].platform != "cpu":
+        if self.devices[0].platform != "cpu":
             return lambda: None
         lowered = run.lower(*like)
         thread = ThreadPoolExecutor(max_workers=1)
@@ -174,62 +164,7 @@ class Jit:
         return compiled.result
 
     def _jit(self, run: Callable, **kwargs: Any) -> Callable:
-        platform = self.mesh.devices.flat[0].platform
-        return backend.jit(run, platform=platform, out_shardings=self.replicated, **kwargs)
-
-
-class Pmap(Jit):
-    """One program per device (`jax.pmap`): BatchNorm sees the device's own part of the batch, unless synchronised.
-
-    Running BatchNorm statistics are then averaged over the devices after each step, so that there is one state.
-    """
-
-    def __init__(self, devices: list[jax.Device], sync_batch_norm: bool) -> None:
-        """Note whether BatchNorm's batch statistics are averaged over the devices (then equal to `jit`'s)."""
-        super().__init__(devices)
-        self.step_axis = "devices"
-        self.norm_axis = "devices" if sync_batch_norm else None
-        local = [device for device in devices if device.process_index == jax.process_index()]
-        self.local_devices = local
-        self.per_device = NamedSharding(
-            Mesh(np.asarray(local), ("devices",), axis_types=(AxisType.Auto,)), PartitionSpec("devices")
-        )
-
-    def view(self, tree: Any) -> Any:
-        """Return the state or window in its global, replicated form (through the host; all devices hold the same)."""
-        if jax.tree.leaves(tree)[0].sharding == self.replicated:
-            return tree
-        return self.place(jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree))
-
-    def _spread(self, tree: Tree) -> Tree:
-        count = len(self.local_devices)
-        return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (count, *x.shape)), tree)
-
-    def _local_part(self, x: jax.Array) -> jax.Array:
-        """Return this process's part of a batch sharded over the mesh, with a leading axis over its devices."""
-        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        parts = [shard.data[None] for shard in shards]
-        return jax.make_array_from_single_device_arrays((len(parts), *parts[0].shape[1:]), self.per_device, parts)
-
-    def compile_meanwhile(self, run: Any, *like: Any) -> Callable[[], Any]:
-        """Do nothing: the step is several programs, which its first call compiles."""
-        return lambda: None
-
-    def compile_train(self, step: TrainStep, make_batch: MakeBatch) -> CompiledStep:
-        """Return `run(state, window, arguments) -> (state, window, loss)`, as `Jit.compile_train`."""
-        devices = list(self.mesh.devices.flat)
-        train = jax.pmap(windowed_step(step), axis_name="devices", devices=devices, donate_argnums=(0, 1))
-        batch_of = jax.jit(lambda arguments: make_batch(*arguments), out_shardings=self.sharded)
-
-        def run(state: Any, window: Any, arguments: tuple):
-            if state.step.ndim == 0:  # as `place` gave it
-                state = self._spread(state)
-            if window["count"].ndim == 0:
-                window = self._spread(window)
-            state, window, loss = train(state, window, jax.tree.map(self._local_part, batch_of(arguments)))
-            return state, window, loss.addressable_shards[0].data
-
-        return run
+        return backend.jit(run, platform=self.devices[0].platform, out_shardings=self.replicated, **kwargs)
 
 
 def choose_devices(count: int | None) -> list[jax.Device]:
@@ -241,33 +176,29 @@ def choose_devices(count: int | None) -> list[jax.Device]:
     available = jax.devices()
     count = len(available) if count is None else count
     if not 1 <= count <= len(available):
-        raise UsageError(f"train.devices is {count}: expected 1 to {len(available)}, the devices found")
+        found = "1, the one device found" if len(available) == 1 else f"1 to {len(available)}, the devices found"
+        raise UsageError(f"train.devices is {count}: expected {found}")
     if count % jax.process_count():
         raise UsageError(f"train.devices is {count}: expected a multiple of the {jax.process_count()} processes")
     share = count // jax.process_count()
     return [d for p in range(jax.process_count()) for d in [d for d in available if d.process_index == p][:share]]
 
 
-def make_parallel(
-    mode: Literal["jit", "pmap"], batch_size: int, *, devices: int | None = None, sync_batch_norm: bool = True
-) -> Jit:
-    """Return the chosen way to compile.
-
-    Args:
-      mode: "jit" or "pmap".
-      batch_size: global batch; it must divide evenly over the devices.
-      devices: how many of `jax.devices()` to use; None: all.
-      sync_batch_norm: under pmap, whether BatchNorm averages its statistics over the devices.
-
-    Raises:
-      UsageError: for more devices than there are, or a batch that does not divide over them.
-    """
-    chosen = choose_devices(devices)
-    count = len(chosen)
-    if batch_size % count:
-        below, above = batch_size // count * count, (batch_size // count + 1) * count
+def _check_batch(batch_size: int, devices: int) -> None:
+    if batch_size % devices:
+        below, above = batch_size // devices * devices, (batch_size // devices + 1) * devices
         raise UsageError(
-            f"batch size {batch_size} does not divide over {count} devices: "
+            f"batch size {batch_size} does not divide over {devices} devices: "
             f"the nearest that does is {below if below > 0 and batch_size - below <= above - batch_size else above}"
         )
-    return Jit(chosen) if mode == "jit" else Pmap(chosen, sync_batch_norm)
+
+
+def check_parts(batch_size: int, parts: int, devices: int) -> None:
+    """Raise UsageError where each device's share of a batch does not divide into so many parts."""
+    share = batch_size // devices
+    if share % parts:
+        nearest = min((n for n in range(1, share + 1) if share % n == 0), key=lambda n: abs(n - parts))
+        raise UsageError(
+            f"train.accumulation_steps is {parts}: each of {devices} devices has {share} examples of a batch, which do "
+            f"not divide into as many parts; the nearest number that does is {nearest}"
+        )

@@ -1,7 +1,14 @@
-"""The learning rate as a pure function of the optimiser step: Optax's schedules, named and checked."""
+"""The learning rate as a pure function of the optimiser step: Optax's schedules, each with its own settings.
+
+    Experiment(..., schedule=StepDecay(boundaries=(32_000, 48_000)))
+
+Steps are optimiser steps, counted from 0. A warm-up takes the first `warmup_steps`; the schedule then starts, at the
+full learning rate, and those that run to the end of training (polynomial, cosine) share out the steps that remain.
+"""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,177 +16,304 @@ import optax
 from jaxtyping import Array, Float
 from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 
-from jaxcnn.errors import UsageError, unknown
-from jaxcnn.train.checks import (
-    COUNT,
-    COUNT_OR_ZERO,
-    NOT_NEGATIVE,
-    POSITIVE,
-    Range,
-    check_range,
-    check_ranges,
-    check_unread,
-)
+from jaxcnn.errors import UsageError
+from jaxcnn.parts import Finder, arguments_of, call
+from jaxcnn.typed import Config, Count, CountOrZero, Inside, Interval, NotNegative, Open, Part, Positive, check
+
+AtLeast1 = Annotated[float, Interval(least=1)]
+
+
+class Schedule(Config, at="schedule"):
+    """A learning rate by the step. A user's own may be a frozen dataclass of this kind, with a `make`."""
+
+    goes_on: ClassVar[bool] = False
+    """Whether no step's rate depends on how many there are in all, so that a finished run can be continued."""
+
+    def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
+        """Return the rate by the step (int32 scalar, also traced).
+
+        Args:
+            learning_rate: the full rate, above 0.
+            total_steps: optimiser steps in the whole training.
+
+        Raises:
+            UsageError: the settings do not go with these.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate moves; steps are optimiser steps, counted from 0.
+class Warmed(Schedule, at="schedule"):
+    """A schedule that may begin with a warm-up."""
 
-    The warm-up takes the first `warmup_steps`; the schedule then starts, at the full learning rate, and those
-    that run to the end of training (polynomial, cosine) share out the steps that remain.
-    """
+    warmup_steps: CountOrZero = 0
+    """Steps of linear rise from `warmup_start` to the learning rate (Goyal et al. 2017). 0: none."""
+    warmup_start: NotNegative = 0.0
+    """Learning rate of step 0, where there is a warm-up."""
 
-    name: Literal["constant", "step", "exponential", "inverse_time", "polynomial", "cosine", "one_cycle", "plateau"] = (
-        "constant"
-    )
-    """step: times `factor` at each boundary (He et al. 2015). exponential: times `decay_rate` every
-    `decay_steps`. inverse_time: divided by 1 + decay_rate * step / decay_steps ("1/t", Robbins and Monro
-    1951). polynomial: to `end_value` as (1 - step/total)^power (Caffe's poly). cosine: to `end_value` over
-    half a period (Loshchilov and Hutter 2017, no restarts). one_cycle: up, then down, both as cosines (Smith
-    and Topin 2017). plateau: times `factor` where the training loss stops falling."""
-    warmup_steps: int = 0
-    """Steps of linear rise from `warmup_start` to the learning rate (Goyal et al. 2017). All but one_cycle,
-    which rises by itself. 0: none."""
-    warmup_start: float = 0.0
-    """Learning rate of step 0. Read where there is a warm-up."""
-    boundaries: tuple[int, ...] = ()
-    """Steps from which the rate is cut once more: (32000, 48000) cuts the update of step 32000 first. Counted
-    from the start of training, warm-up included. Read by step."""
-    factor: float = 0.1
-    """What the rate is multiplied by at a boundary or on a plateau, in (0, 1). Read by step, plateau."""
-    decay_rate: float = 0.1
-    """Read by exponential, where it is a factor in (0, 1), and inverse_time, where it is 0 or more."""
-    decay_steps: int | None = None
-    """Steps over which `decay_rate` applies once. None: the steps after the warm-up. Read by exponential,
-    inverse_time."""
+    def __post_init__(self) -> None:
+        """Check what goes together."""
+        super().__post_init__()
+        if self.warmup_start and not self.warmup_steps:
+            raise UsageError(f"schedule.warmup_start is {self.warmup_start}, without schedule.warmup_steps")
+
+    def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
+        for name in ("warmup_start", "end_value"):
+            if (value := getattr(self, name, 0.0)) > learning_rate:
+                raise UsageError(f"schedule.{name} is {value}: expected at most the learning rate, {learning_rate}")
+        if self.warmup_steps >= total_steps:
+            raise UsageError(
+                f"schedule.warmup_steps is {self.warmup_steps}: expected fewer than the {total_steps} in all"
+            )
+        after = self.after_warmup(learning_rate, total_steps - self.warmup_steps)
+        if not self.warmup_steps:
+            return after
+        warmup = optax.linear_schedule(self.warmup_start, learning_rate, self.warmup_steps)
+        return optax.join_schedules([warmup, after], [self.warmup_steps])
+
+    def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
+        """Return the schedule over the `steps` that follow the warm-up, counted from its end."""
+        return optax.constant_schedule(learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Warmed, at="schedule"):
+    """The learning rate as it is."""
+
+    kind: Literal["constant"] = "constant"
+    goes_on: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecay(Warmed, at="schedule"):
+    """Times `factor` at each boundary (He et al. 2015)."""
+
+    kind: Literal["step"] = "step"
+    goes_on: ClassVar[bool] = True
+    boundaries: tuple[Count, ...]
+    """Steps from which the rate is cut once more: (32000, 48000) cuts the update of step 32000 first. Counted from the
+    start of training, warm-up included."""
+    factor: Inside = 0.1
+    """What the rate is multiplied by."""
+
+    def __post_init__(self) -> None:
+        """Check the boundaries."""
+        super().__post_init__()
+        rising = list(self.boundaries) == sorted({*self.boundaries}) and self.boundaries
+        if not rising or self.boundaries[0] <= self.warmup_steps:
+            raise UsageError(
+                f"schedule.boundaries is {self.boundaries}: expected increasing steps after the warm-up "
+                f"({self.warmup_steps} steps), at least one"
+            )
+
+    def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
+        if self.boundaries[-1] >= total_steps:
+            raise UsageError(f"schedule.boundaries is {self.boundaries}: expected steps below the {total_steps} in all")
+        return super().make(learning_rate, total_steps)
+
+    def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
+        cuts = {boundary - self.warmup_steps: self.factor for boundary in self.boundaries}
+        return optax.piecewise_constant_schedule(learning_rate, cuts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Falling(Warmed, at="schedule"):
+    """A schedule that falls, after the warm-up."""
+
+    end_value: NotNegative = 0.0
+    """Learning rate at the end, or under which it does not fall."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decaying(Warmed, at="schedule"):
+    """A schedule that falls by `decay_rate` every `decay_steps`."""
+
+    decay_steps: Count | None = None
+    """Steps over which `decay_rate` applies once. None: those after the warm-up."""
+
+    @property
+    def goes_on(self) -> bool:  # type: ignore[override]
+        return self.decay_steps is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentialDecay(Decaying, Falling, at="schedule"):
+    """Times `decay_rate` every `decay_steps`."""
+
+    kind: Literal["exponential"] = "exponential"
+    decay_rate: Inside = 0.1
+    """What the rate is multiplied by."""
     staircase: bool = False
-    """Whether to hold the rate for `decay_steps` and then drop, as in the Inception recipes. Read by
-    exponential."""
-    end_value: float = 0.0
-    """Learning rate at the end (polynomial, cosine) or under which it does not fall (exponential,
-    plateau)."""
-    power: float = 1.0
-    """Exponent of the fraction of steps left; 1 is linear. Read by polynomial."""
-    rise: float = 0.3
-    """Fraction of the steps spent rising, in (0, 1). Read by one_cycle."""
-    initial_division: float = 25.0
-    """one_cycle starts at learning rate / initial_division."""
-    final_division: float = 1e4
-    """one_cycle ends at learning rate / initial_division / final_division."""
-    window: int = 100
-    """Steps whose training losses are averaged into one reading. Read by plateau; an epoch is a good
-    value."""
-    patience: int = 10
-    """Readings in a row without improvement after which the rate is cut. Read by plateau."""
-    cooldown: int = 0
-    """Readings after a cut that are not counted as bad. Read by plateau."""
-    tolerance: float = 1e-4
-    """Relative fall of the best reading that counts as improvement, in (0, 1). Read by plateau."""
+    """Hold the rate for `decay_steps` and then drop, as in the Inception recipes."""
+
+    def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
+        every = self.decay_steps or steps
+        return optax.exponential_decay(
+            learning_rate, every, self.decay_rate, staircase=self.staircase, end_value=self.end_value
+        )
 
 
-READS: dict[str, tuple[str, ...]] = {
-    "constant": (),
-    "step": ("boundaries", "factor"),
-    "exponential": ("decay_rate", "decay_steps", "staircase", "end_value"),
-    "inverse_time": ("decay_rate", "decay_steps"),
-    "polynomial": ("end_value", "power"),
-    "cosine": ("end_value",),
-    "one_cycle": ("rise", "initial_division", "final_division"),
-    "plateau": ("factor", "window", "patience", "cooldown", "tolerance", "end_value"),
-}
+@dataclass(frozen=True, kw_only=True)
+class InverseTimeDecay(Decaying, at="schedule"):
+    """Divided by 1 + decay_rate * step / decay_steps ("1/t", Robbins and Monro 1951)."""
 
-_INSIDE: Range = (lambda value: 0 < value < 1, "a number above 0 and below 1")
-_AT_LEAST_1: Range = (lambda value: value >= 1, "a finite number, 1 or more")
-_RANGES: dict[str, Range] = {
-    "warmup_steps": COUNT_OR_ZERO,
-    "warmup_start": NOT_NEGATIVE,
-    "factor": _INSIDE,
-    "decay_rate": NOT_NEGATIVE,
-    "decay_steps": COUNT,
-    "end_value": NOT_NEGATIVE,
-    "power": POSITIVE,
-    "rise": _INSIDE,
-    "initial_division": _AT_LEAST_1,
-    "final_division": _AT_LEAST_1,
-    "window": COUNT,
-    "patience": COUNT,
-    "cooldown": COUNT_OR_ZERO,
-    "tolerance": _INSIDE,
-}
+    kind: Literal["inverse_time"] = "inverse_time"
+    decay_rate: NotNegative = 0.1
+    """How fast it falls."""
+
+    def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
+        return lambda step: learning_rate / (1 + self.decay_rate * step / (self.decay_steps or steps))
 
 
-def make_schedule(config: ScheduleConfig, learning_rate: float, total_steps: int) -> optax.Schedule:
+@dataclass(frozen=True, kw_only=True)
+class PolynomialDecay(Falling, at="schedule"):
+    """To `end_value` as (1 - step/total)^power (Caffe's poly)."""
+
+    kind: Literal["polynomial"] = "polynomial"
+    power: Positive = 1.0
+    """Exponent of the fraction of steps left; 1 is linear."""
+
+    def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
+        return optax.polynomial_schedule(learning_rate, self.end_value, self.power, steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDecay(Falling, at="schedule"):
+    """To `end_value` over half a period (Loshchilov and Hutter 2017, no restarts)."""
+
+    kind: Literal["cosine"] = "cosine"
+
+    def after_warmup(self, learning_rate: float, steps: int) -> optax.Schedule:
+        return optax.cosine_decay_schedule(learning_rate, steps, alpha=self.end_value / learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycle(Schedule, at="schedule"):
+    """Up, then down, both as cosines (Smith and Topin 2017)."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    rise: Inside = 0.3
+    """Fraction of the steps spent rising."""
+    initial_division: AtLeast1 = 25.0
+    """It starts at learning rate / initial_division."""
+    final_division: AtLeast1 = 1e4
+    """It ends at learning rate / initial_division / final_division."""
+
+    def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
+        if not 1 <= int(self.rise * total_steps) < total_steps:
+            raise UsageError(f"schedule.rise is {self.rise}: of {total_steps} steps it leaves none to rise or to fall")
+        return optax.cosine_onecycle_schedule(
+            total_steps, learning_rate, self.rise, self.initial_division, self.final_division
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plateau(Falling, at="schedule"):
+    """Times `factor` where the training loss stops falling. Every step's loss counts, those of the warm-up too."""
+
+    kind: Literal["plateau"] = "plateau"
+    goes_on: ClassVar[bool] = True
+    factor: Inside = 0.1
+    """What the rate is multiplied by."""
+    window: Count = 100
+    """Steps whose training losses are averaged into one reading; an epoch is a good value."""
+    patience: Count = 10
+    """Readings in a row without improvement after which the rate is cut."""
+    cooldown: CountOrZero = 0
+    """Readings after a cut that are not counted as bad."""
+    tolerance: Inside = 1e-4
+    """Relative fall of the best reading that counts as improvement."""
+
+    def cuts(self, learning_rate: float) -> optax.GradientTransformationExtraArgs:
+        """Return the transformation that cuts updates where the loss, given as `value`, stops falling.
+
+        It comes last in the chain.
+        """
+        return reduce_on_plateau(
+            factor=self.factor,
+            patience=self.patience,
+            rtol=self.tolerance,
+            cooldown=self.cooldown,
+            accumulation_size=self.window,
+            min_scale=self.end_value / learning_rate,
+        )
+
+
+AnySchedule = Annotated[
+    Constant | StepDecay | ExponentialDecay | InverseTimeDecay | PolynomialDecay | CosineDecay | OneCycle | Plateau,
+    Open("a schedule", "make"),
+]
+"""One of ours; or by name a function of `step`, or one that returns such a function: it is given its options and, where
+it has such arguments, `learning_rate` and `total_steps`."""
+
+
+@dataclass(frozen=True)
+class _Own(Schedule):
+    """A user's function as a schedule."""
+
+    part: Part
+    function: Any
+
+    def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
+        name, options, function = self.part.name, self.part.options, self.function
+        by_step = "step" in arguments_of(name, function)
+        if not by_step:
+            function = call(name, function, options, {"learning_rate": learning_rate, "total_steps": total_steps})
+            if not callable(function):
+                raise UsageError(f"{name} gives {function!r:.80}: expected a function of step")
+
+        def rate(step: Any) -> Any:
+            return call(name, function, options, {"step": step}) if by_step else call(name, partial(function, step), {})
+
+        with jax.numpy_dtype_promotion("standard"):  # it fails now, in one line, or not at all
+            found = jax.eval_shape(rate, jax.ShapeDtypeStruct((), jnp.int32))
+        if jnp.shape(found) != ():
+            raise UsageError(f"{name} gives {jnp.shape(found)} numbers for a step: expected one")
+        return rate
+
+    @property
+    def goes_on(self) -> bool:  # type: ignore[override]
+        return "total_steps" not in arguments_of(self.part.name, self.function)
+
+
+def find_schedule(schedule: Any, finder: Finder) -> Schedule:
+    """Return one of `AnySchedule` as a value; what a part names is found.
+
+    Raises:
+        UsageError: there is no such part, or it is none.
+    """
+    if isinstance(schedule, Part):
+        name, found = schedule.name, finder.find(schedule.name)
+        if not callable(found):
+            raise UsageError(f"{name} is {found!r:.80}: expected a function of step")
+        schedule = call(name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
+    if not isinstance(schedule, Schedule):
+        raise UsageError(f"schedule is a {type(schedule).__name__}: expected a jaxcnn.Schedule")
+    return schedule
+
+
+def make_schedule(schedule: Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:
     """Return the function from an optimiser step (int or int32 scalar, also traced) to a float32 rate.
 
-    For plateau this is the rate before any cut, since cuts depend on losses: see `current_learning_rate`.
+    For Plateau this is the rate before any cut, since cuts depend on losses: see `current_learning_rate`.
 
     Args:
-        config: the schedule.
+        schedule: the schedule, as `find_schedule` returns it.
         learning_rate: the full rate, above 0.
         total_steps: optimiser steps in the whole training.
 
     Raises:
-        UsageError: for a value out of range, or a field set that this schedule does not read.
+        UsageError: its settings do not go with these.
     """
-    _check(config, learning_rate, total_steps)
-    after = _after_warmup(config, learning_rate, total_steps - config.warmup_steps)
-    if config.warmup_steps:
-        warmup = optax.linear_schedule(config.warmup_start, learning_rate, config.warmup_steps)
-        after = optax.join_schedules([warmup, after], [config.warmup_steps])
+    rate = schedule.make(check(Positive, learning_rate, "learning_rate"), check(Count, total_steps, "total_steps"))
 
-    def schedule(step: jax.typing.ArrayLike) -> Float[Array, ""]:
+    def of_step(step: jax.typing.ArrayLike) -> Float[Array, ""]:
         # Optax's schedules mix int steps with floats, and interpolate with a dot that TPUs would round to
         # bfloat16.
         with jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision("highest"):
-            return jnp.asarray(after(step), jnp.float32)
+            return jnp.asarray(rate(jnp.asarray(step, jnp.int32)), jnp.float32)
 
-    return schedule
-
-
-def _after_warmup(config: ScheduleConfig, learning_rate: float, steps: int) -> optax.Schedule:
-    """Return the schedule over the `steps` that follow the warm-up, counted from its end."""
-    decay_steps = config.decay_steps or steps
-    match config.name:
-        case "step":
-            cuts = {boundary - config.warmup_steps: config.factor for boundary in config.boundaries}
-            return optax.piecewise_constant_schedule(learning_rate, cuts)
-        case "exponential":
-            return optax.exponential_decay(
-                learning_rate,
-                decay_steps,
-                config.decay_rate,
-                staircase=config.staircase,
-                end_value=config.end_value,
-            )
-        case "inverse_time":  # the one that Optax lacks
-            return lambda step: learning_rate / (1 + config.decay_rate * step / decay_steps)
-        case "polynomial":
-            return optax.polynomial_schedule(learning_rate, config.end_value, config.power, steps)
-        case "cosine":
-            return optax.cosine_decay_schedule(learning_rate, steps, alpha=config.end_value / learning_rate)
-        case "one_cycle":
-            return optax.cosine_onecycle_schedule(
-                steps, learning_rate, config.rise, config.initial_division, config.final_division
-            )
-        case _:  # constant, and plateau before any cut
-            return optax.constant_schedule(learning_rate)
-
-
-def make_plateau(config: ScheduleConfig, learning_rate: float) -> optax.GradientTransformationExtraArgs:
-    """Return the transformation that cuts updates where the loss, given as `value`, stops falling.
-
-    It comes last in the chain; `config` must have passed `make_schedule`. Every step's loss counts, those of
-    the warm-up too.
-    """
-    return reduce_on_plateau(
-        factor=config.factor,
-        patience=config.patience,
-        rtol=config.tolerance,
-        cooldown=config.cooldown,
-        accumulation_size=config.window,
-        min_scale=config.end_value / learning_rate,
-    )
+    return of_step
 
 
 def current_learning_rate(
@@ -188,7 +322,7 @@ def current_learning_rate(
     """Return the rate in force at `step`, plateau cuts included; pure and jittable.
 
     Args:
-        schedule: what `make_schedule` returned.
+        schedule: the function of the step that `make_schedule` returned.
         opt_state: the optimiser's state after that step's update.
         step: the step whose update used the rate, counted from 0.
     """
@@ -201,47 +335,3 @@ def current_learning_rate(
 
 def _is_plateau(node: Any) -> bool:
     return isinstance(node, ReduceLROnPlateauState)
-
-
-def _check(config: ScheduleConfig, learning_rate: float, total_steps: int) -> None:
-    if config.name not in READS:
-        raise unknown("schedule", config.name, READS)
-    check_range("learning_rate", learning_rate, POSITIVE)
-    check_range("total_steps", total_steps, COUNT)
-    check_ranges("schedule", config, _RANGES)
-    reads = ("name", *READS[config.name])
-    if config.name != "one_cycle":
-        reads += ("warmup_steps", "warmup_start") if config.warmup_steps else ("warmup_steps",)
-    check_unread("schedule", config, reads)
-    for name in ("warmup_start", "end_value"):
-        value = getattr(config, name)
-        if value > learning_rate:
-            raise UsageError(f"schedule.{name} is {value}: expected at most the learning rate, {learning_rate}")
-    if config.warmup_steps >= total_steps:
-        raise UsageError(
-            f"schedule.warmup_steps is {config.warmup_steps}: expected fewer than the {total_steps} in all"
-        )
-    if config.name == "step":
-        _check_boundaries(config, total_steps)
-    if config.name == "exponential" and not 0 < config.decay_rate < 1:
-        raise UsageError(f"schedule.decay_rate is {config.decay_rate}: expected a factor in (0, 1)")
-    if config.name == "one_cycle" and not 1 <= int(config.rise * total_steps) < total_steps:
-        raise UsageError(f"schedule.rise is {config.rise}: of {total_steps} steps it leaves none to rise or to fall")
-
-
-def _check_boundaries(config: ScheduleConfig, total_steps: int) -> None:
-    if not config.boundaries:
-        raise UsageError("schedule.boundaries is empty: 'step' needs at least one step at which to cut the rate")
-    last = config.warmup_steps
-    for boundary in config.boundaries:
-        check_range("schedule.boundaries", boundary, COUNT)
-        if boundary <= last:
-            raise UsageError(
-                f"schedule.boundaries is {config.boundaries}: expected increasing steps after the warm-up "
-                f"({config.warmup_steps} steps), but {boundary} comes after {last}"
-            )
-        if boundary >= total_steps:
-            raise UsageError(
-                f"schedule.boundaries is {config.boundaries}: expected steps below the {total_steps} in all"
-            )
-        last = boundary

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn.models.base import Model
-
 Tree = Any
 
 
@@ -31,32 +29,15 @@ class TrainState:
         return {"params": self.params if self.ema is None else self.ema, "batch_stats": self.batch_stats}
 
 
-def init_key(key: jax.Array) -> jax.Array:
-    """Return the key of the initialisation, from the experiment's."""
-    return jax.random.fold_in(key, 0)
-
-
-def create_state(
-    model: Model,
-    tx: optax.GradientTransformation,
-    key: jax.Array,
-    images: jax.ShapeDtypeStruct,
-    *,
-    ema: bool = False,
-    variables: Tree | None = None,
-) -> TrainState:
+def create_state(variables: Tree, tx: optax.GradientTransformation, key: jax.Array, *, ema: bool = False) -> TrainState:
     """Return the state before the first step.
 
     Args:
-      model: the network; its parameters come from `model.init`.
+      variables: the model's, initialised or loaded.
       tx: the optimiser.
-      key: the experiment's key.
-      images: shape and dtype of the network's input.
+      key: from which all that is random in training is drawn.
       ema: keep an average of the parameters; it starts as a copy of them.
-      variables: to start from; None: initialised.
     """
-    if variables is None:
-        variables = model.init(init_key(key), images)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

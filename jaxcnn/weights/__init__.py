@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+from flax import traverse_util
 
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.models import MODELS, Model, create, options
+from jaxcnn.models import MODELS, build, create, options
+from jaxcnn.parts import Finder, is_reference
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.weights.load import images_of, shapes_of, variables_of
 from jaxcnn.weights.peer import Names, Peer, Tensors, keras_kernel
@@ -29,8 +32,9 @@ def load(
     *,
     num_classes: int | EllipsisType | None = ...,
     key: jax.Array | None = None,
+    finder: Finder | None = None,
     **model_options: Any,
-) -> tuple[Model, Variables]:
+) -> tuple[nn.Module, Variables]:
     """Return a model and its variables, with weights from a file or a dict in them.
 
     >>> model, variables = load("torchvision/resnet50", "resnet50.pth")  # doctest: +SKIP
@@ -44,7 +48,9 @@ def load(
             `jaxcnn.weights.source.read`.
         num_classes: other than the file's: the head is initialised; None: features, no head. Left out: the file's.
         key: of the head's initialisation; left out: key 0.
-        **model_options: of the model, beyond those of the peer, and its `dtype` and `axis_name`.
+        finder: of the network, where a file of our own names one of a user's, such as nets.py:tiny; left out: it is
+            looked for in the working folder alone, since to import a file is to run it.
+        **model_options: of the model, beyond those of the peer, and its `dtype`.
 
     Raises:
         UsageError: there is no such peer or file, the file is damaged, or tensors are missing, left over or of the
@@ -56,6 +62,8 @@ def load(
     class_names, channels = None, None
     if row is None:
         about = _own_facts(peer, source, metadata)
+        if is_reference(about.model):
+            return _users(about, tensors, finder or Finder(installed=False), num_classes, model_options)
         channels, _ = fitting_channels(
             about.model, about.options, {name: np.shape(value) for name, value in tensors.items()}
         )
@@ -69,6 +77,19 @@ def load(
     plain = create(row.model)
     chosen = {name: getattr(model, name) for name in options(row.model) if getattr(model, name) != getattr(plain, name)}
     return model, Variables(variables, model=row.model, options=chosen, preprocessing=prepared, class_names=class_names)
+
+
+def _users(
+    about: Facts, tensors: Tensors, finder: Finder, num_classes: Any, model_options: Mapping[str, Any]
+) -> tuple[nn.Module, Variables]:
+    """Return a user's own network with the tensors of a file; there is no other head for it."""
+    if num_classes is not ...:
+        raise UsageError(f"num_classes={num_classes}: the weights of {about.model} come with their own head alone")
+    model = build(finder.find(about.model), **{**about.options, **model_options})
+    variables = traverse_util.unflatten_dict(dict(tensors), sep="/")
+    prepared, names = about.preprocessing, about.class_names
+    named = {"model": about.model, "options": about.options}
+    return model, Variables(variables, preprocessing=prepared, class_names=names, **named)  # type: ignore[arg-type]
 
 
 def preprocessing(peer: str) -> Preprocessing:
@@ -108,7 +129,8 @@ def _own_facts(peer: str, source: Any, metadata: Mapping[str, str]) -> Facts:
         found = Facts(wanted)
     if wanted and wanted != found.model:
         raise UsageError(f"{source} holds weights of {found.model}, not of {wanted}")
-    options(found.model)  # refuses an unknown model
+    if not is_reference(found.model):
+        options(found.model)  # refuses an unknown model
     return found
 
 

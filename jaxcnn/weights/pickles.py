@@ -1,11 +1,21 @@
-"""Pickles of torch's checkpoints, read by a machine that imports and calls nothing.
+"""Pickles of torch's checkpoints, read without importing or calling anything that a file chooses.
 
-Python's own `pickle` runs what a file tells it to. This machine knows the opcodes that data needs, and a global of a
-file is never looked up in Python: it is one of the names below, with what that name means here, or the file is refused.
+A pickle is a program: opcodes that put values on a stack. Python's `pickle` imports and calls what they name. Here a
+name is in the table `_KNOWN` or the file is refused; what the table holds may be called with anything, and nothing else
+that comes on the stack can be called. Opcodes that make plain data do what they do in Python, those that could do more
+do what `_Reader` says, all others are refused. Time and memory grow as the file does, not faster.
+
+`pickle.Unpickler` with a closed `find_class` does not give the same. It is C, and in Python 3.11 as in 3.13 it runs
+os.system for a file of 17 bytes in a process that has once unpickled that as an extension of `copyreg` (EXT1 finds it
+in a cache, and `find_class` is not asked), takes 4 GB for one of 9 bytes (LONG_BINPUT: the memo is an array), and does
+not end on one of 492 (the key of a dict is a tree of tuples, hashed in 2^60 steps). Hence its twin in Python, whose
+opcodes are a table and whose memo is a dict.
 """
 
+import pickle
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -13,250 +23,138 @@ import numpy as np
 
 from jaxcnn.errors import UsageError
 
-STORAGES: dict[str, np.dtype] = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-    "UntypedStorage": np.dtype(np.uint8),
+# Stands for what is not made: an object of another class, or the key of a dict that is no text.
+INERT = object()
+
+
+def _dict(pairs: Iterable[tuple[Any, Any]]) -> dict:
+    """Return a dict whose keys take no time to hash: the hash of a tuple or of a number may take for ever."""
+    return {key if type(key) is str else INERT: value for key, value in pairs}
+
+
+def _ordered_dict(arguments: tuple) -> dict:
+    """Return the dict of OrderedDict() or, in Python 2, OrderedDict([[key, value], ...])."""
+    (pairs,) = arguments or ([],)
+    if type(pairs) is not list:
+        raise TypeError("the pickle makes a dict of what is no list")
+    found = _dict(pairs)
+    pairs.clear()  # A list makes one dict: a few bytes could ask for another of all its items, again and again.
+    return found
+
+
+_STORAGES = {
+    **{"Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16},
+    **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8},
+    **{"Byte": np.uint8, "Bool": np.bool_, "Untyped": np.uint8},
+}
+# What else checkpoints hold, by module.
+_NOT_MADE = {
+    "torch": "device float64 float32 float16 bfloat16 bool uint8 int8 int16 int32 int64",
+    "numpy": "dtype ndarray",
+    "numpy.dtypes": "Float64DType Float32DType Int64DType Int32DType BoolDType",
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), "scalar _reconstruct"),
+    "_codecs": "encode",
+    "argparse": "Namespace",
+    "collections": "Counter defaultdict",
+    **dict.fromkeys(("pathlib", "pathlib._local"), "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+    **dict.fromkeys(("builtins", "__builtin__"), "dict set frozenset"),
+}
+# What stands for a global: the dtype of a storage, or a function of the tuple of arguments.
+_KNOWN: dict[str, Any] = {
+    **{f"torch.{of}{name}Storage": np.dtype(_STORAGES[name]) for of in ("", "cuda.", "storage.") for name in _STORAGES},
+    **{f"{module}.{name}": lambda _: INERT for module, names in _NOT_MADE.items() for name in names.split()},
+    **dict.fromkeys(("torch.Size", "torch._utils._rebuild_parameter"), itemgetter(0)),
+    "collections.OrderedDict": _ordered_dict,
 }
 
-# What else checkpoints hold beside tensors: each becomes an `Inert`, which keeps nothing and does nothing.
-_INERT = {
-    *(f"torch.{name}" for name in ("device", "float64", "float32", "float16", "bfloat16", "bool", "uint8")),
-    *(f"torch.int{bits}" for bits in (8, 16, 32, 64)),
-    *(f"{core}.multiarray.{name}" for core in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Int64", "Int32", "Bool")),
-    "_codecs.encode",
-    "argparse.Namespace",
-    "collections.Counter",
-    "collections.defaultdict",
-    *(
-        f"{module}.{pure}{name}"
-        for module in ("pathlib", "pathlib._local")
-        for pure in ("", "Pure")
-        for name in ("Path", "PosixPath", "WindowsPath")
-    ),
-    *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__") for name in ("dict", "set", "frozenset")),
-}
 
-Storage = Callable[[tuple], Any]
-Tensor = Callable[[Any, Any, Any, Any], Any]
-
-
-class Inert:
-    """Stands for an object of a class that is not made."""
-
-
-class _Global(str):
-    """A global's dotted name."""
-
-
-class _Mark:
-    pass
-
-
-def load(file: BinaryIO, storage: Storage, tensor: Tensor) -> Any:
+def load(file: BinaryIO, storage: Callable[..., Any], tensor: Callable[..., Any]) -> Any:
     """Return the object of the pickle that starts where `file` stands; leave `file` right behind it.
 
     Args:
         file: open for reading.
-        storage: makes a storage of its persistent id, in which the type is a name of `STORAGES`.
+        storage: makes a storage of its dtype, key, location and size, to which old files add a view.
         tensor: makes a tensor of storage, offset, size and stride.
 
     Raises:
-        UsageError: the pickle asks for a global that checkpoints of weights have no need of.
+        UsageError: the pickle asks for more than checkpoints of weights have need of.
         Exception: of many types; the pickle is damaged.
     """
-    machine = _Machine(storage, tensor)
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "STOP":
-            (found,) = machine.stack
-            return found
-        machine.step(opcode.name, argument)
-    raise EOFError("the pickle has no end")
+    reader = _Reader(file, encoding="latin-1")
+    reader.storage, reader.tensor = storage, lambda arguments: tensor(*arguments[:4])
+    found = reader.load()
+    if reader.stack or reader.metastack:
+        raise ValueError("the pickle leaves more than one object")
+    return found
 
 
-class _Machine:
-    def __init__(self, storage: Storage, tensor: Tensor):
-        self.storage, self.tensor = storage, tensor
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-        self.copied = 0
+# The opcodes that make plain data. Not DICT and STRING: protocol 0 alone has them, in which torch writes no tensors.
+_PLAIN = (
+    "PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL "
+    "BINPERSID NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT"
+)
+_CODES = {opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}
+_PYTHON: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
 
-    def step(self, name: str, argument: Any) -> None:
-        """Obey one opcode."""
-        stack = self.stack
-        if name in _IGNORED:
-            return
-        if name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _LITERALS:
-            stack.append(argument)
-        elif name in _NEW:
-            stack.append(_NEW[name]())
-        elif name == "MARK":
-            stack.append(_Mark)
-        elif name == "POP":
-            stack.pop()
-        elif name == "POP_MARK":
-            self.pop_mark()
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            stack.append(tuple(self.pop(int(name[-1]))))
-        elif name in ("TUPLE", "LIST"):
-            items = self.pop_mark()
-            stack.append(tuple(items) if name == "TUPLE" else items)
-        elif name == "DICT":
-            items = self.pop_mark()
-            stack.append({})
-            self.set_items(items)
-        elif name == "APPEND":
-            self.extend(self.pop(1))
-        elif name in ("APPENDS", "ADDITEMS"):
-            self.extend(self.pop_mark())
-        elif name == "FROZENSET":
-            self.pop_mark()
-            stack.append(Inert())
-        elif name == "SETITEM":
-            self.set_items(self.pop(2))
-        elif name == "SETITEMS":
-            self.set_items(self.pop_mark())
-        elif name == "GLOBAL":
-            stack.append(_known(argument.replace(" ", ".", 1)))
-        elif name == "STACK_GLOBAL":
-            module, attribute = self.pop(2)
-            stack.append(_known(f"{_text(module)}.{_text(attribute)}"))
-        elif name in ("REDUCE", "NEWOBJ"):
-            function, arguments = self.pop(2)
-            stack.append(self.call(function, arguments))
-        elif name == "BUILD":
-            target, state = stack[-2], stack.pop()
-            # torch's state dicts have the attribute _metadata: versions of the modules.
-            if type(target) is not Inert and not (type(target) is dict and _is_metadata(state)):
-                raise UsageError("it sets attributes of an object other than a state dict")
-        elif name == "BINPERSID":
-            stack.append(self.storage(self.persistent_id(stack.pop())))
-        else:
-            raise UsageError(f"it uses the pickle opcode {name}, which no checkpoint of torch has")
 
-    def pop(self, count: int) -> list[Any]:
-        """Return the last `count` items of the stack and take them off."""
-        if len(self.stack) < count:
-            raise EOFError("the pickle's stack is empty")
-        items = self.stack[-count:]
-        del self.stack[-count:]
-        return items
+class _Closed(dict[int, Callable[[Any], None]]):
+    def __missing__(self, code: int) -> Any:
+        name = {known: name for name, known in _CODES.items()}.get(code, code)
+        raise UsageError(f"it uses the pickle opcode {name}, which no checkpoint of torch has")
 
-    def pop_mark(self) -> list[Any]:
-        """Return what was pushed since the last mark, and take it off, the mark included."""
-        items = []
-        while (item := self.stack.pop()) is not _Mark:
-            items.append(item)
-        return items[::-1]
 
-    def extend(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) is list:
-            target.extend(items)
-        elif type(target) is not Inert:
-            raise TypeError("the pickle appends to what is no list")
+class _Reader(pickle._Unpickler):
+    storage: Callable[..., Any]
+    tensor: Callable[[tuple], Any]
+    stack: list[Any]  # since the last mark
+    metastack: list[list[Any]]  # before it
+    pop_mark: Callable[[], list[Any]]  # returns the one, goes on with the other
+
+    def find_class(self, module: str, name: str) -> Any:
+        name = f"{module}.{name}"
+        if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+            return self.tensor
+        if name in _KNOWN:
+            return _KNOWN[name]
+        raise UsageError(
+            f"it asks for {name!r:.200}, which is no part of weights and is not run: if the file is to be trusted, "
+            "save its state_dict alone with torch, or as safetensors"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        match pid:
+            case ("storage", np.dtype(), str(), _, _) | ("storage", np.dtype(), str(), _, _, _):
+                return self.storage(*pid[1:])
+        raise TypeError("the pickle refers to what is no storage")
+
+    def reduce(self) -> None:
+        function, arguments = self.stack.pop(-2), self.stack.pop()
+        if not callable(function) or type(arguments) is not tuple:
+            raise UsageError("it calls what is no function")
+        self.stack.append(function(arguments))
+
+    def build(self) -> None:
+        target, state = self.stack[-2], self.stack.pop()
+        # torch's state dicts have the attribute _metadata: versions of the modules.
+        metadata = type(target) is type(state) is dict and state.keys() == {"_metadata"}
+        if target is not INERT and not metadata:
+            raise UsageError("it sets attributes of an object other than a state dict")
 
     def set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if type(target) is dict:
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                # The hash of a tuple may take for ever: ((t, t), (t, t)) sixty deep.
-                target[key if type(key) in (str, int, float, bool) else Inert()] = value
-        elif type(target) is not Inert:
+            target.update(_dict(zip(items[::2], items[1::2], strict=True)))
+        elif target is not INERT:
             raise TypeError("the pickle sets items of what is no dict")
 
-    def call(self, function: Any, arguments: Any) -> Any:
-        """Return what a global means when it is called: nothing of Python is."""
-        if type(arguments) is not tuple or type(function) not in (_Global, Inert):
-            raise UsageError("it calls what is no function")
-        if type(function) is Inert:
-            return Inert()
-        match function:
-            case "collections.OrderedDict":
-                pairs = self.copy(arguments[0]) if arguments else ()
-                return {key if type(key) is str else Inert(): value for key, value in pairs}
-            case "torch.Size":
-                return self.copy(arguments[0])
-            case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
-                return self.tensor(*arguments[:4])
-            case "torch._utils._rebuild_parameter":
-                return arguments[0]
-        raise UsageError(f"it calls {function}")
-
-    def copy(self, items: Any) -> tuple[Any, ...]:
-        """Return the items of a list or tuple; so many copies of a long one that memory fills up are refused."""
-        if type(items) not in (list, tuple):
-            raise TypeError("the pickle makes a sequence of what is none")
-        self.copied += len(items)
-        if self.copied > 1 << 22:
-            raise UsageError("it makes more copies of its lists than any checkpoint does")
-        return tuple(items)
-
-    def persistent_id(self, found: Any) -> tuple:
-        """Return a storage's ("storage", name in STORAGES, key, location, size, ...)."""
-        kind, storage, key, *rest = found
-        # The hash of anything but text may take for ever, see `set_items`.
-        if kind != "storage" or type(storage) is not _Global or type(key) is not str:
-            raise TypeError("the pickle refers to what is no storage")
-        return kind, storage.rpartition(".")[2], key, *rest
-
-
-_IGNORED = ("PROTO", "FRAME")
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NEW = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "EMPTY_SET": Inert}
-_LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
-_CALLED = {
-    "collections.OrderedDict",
-    "torch.Size",
-    "torch._utils._rebuild_tensor",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-}
-
-
-def _known(name: str) -> Any:
-    """Return what stands for a global."""
-    module, _, attribute = name.rpartition(".")
-    if name in _CALLED or (module in ("torch", "torch.cuda", "torch.storage") and attribute in STORAGES):
-        return _Global(name)
-    if name in _INERT:
-        return Inert()
-    raise UsageError(
-        f"it asks for {name[:200]!r}, which is no part of weights and is not run: if the file is to be trusted, save "
-        "its state_dict alone with torch, or as safetensors"
-    )
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError("the name of a global is no text")
-    return value
-
-
-def _is_metadata(state: Any) -> bool:
-    return type(state) is dict and set(state) == {"_metadata"}
+    dispatch = _Closed({code: _PYTHON[code] for name, code in _CODES.items() if name in _PLAIN.split()})
+    dispatch[_CODES["REDUCE"]] = dispatch[_CODES["NEWOBJ"]] = reduce
+    dispatch[_CODES["BUILD"]] = build
+    dispatch[_CODES["SETITEM"]] = lambda self: self.set_items([self.stack.pop(-2), self.stack.pop()])
+    dispatch[_CODES["SETITEMS"]] = lambda self: self.set_items(self.pop_mark())
+    # Sets are read as lists, whose items need no hash.
+    dispatch[_CODES["EMPTY_SET"]] = _PYTHON[_CODES["EMPTY_LIST"]]
+    dispatch[_CODES["FROZENSET"]] = _PYTHON[_CODES["LIST"]]
+    dispatch[_CODES["ADDITEMS"]] = _PYTHON[_CODES["APPENDS"]]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from jaxcnn import backend
 from jaxcnn.errors import UsageError
-from jaxcnn.models import Model
+from jaxcnn.models import apply
 from jaxcnn.weights.variables import Variables
 
 
@@ -23,7 +24,7 @@ class Guess:
     probability: float
 
 
-def predict(model: Model, variables: Variables, images: Sequence[str | Path], top: int = 5) -> list[list[Guess]]:
+def predict(model: nn.Module, variables: Variables, images: Sequence[str | Path], top: int = 5) -> list[list[Guess]]:
     """Return the `top` most probable classes of each image, the best first.
 
     Args:
@@ -37,12 +38,12 @@ def predict(model: Model, variables: Variables, images: Sequence[str | Path], to
     """
     if variables.preprocessing is None:
         raise UsageError("how images are prepared for these weights is not known: see jaxcnn.weights.save")
-    forward = backend.jit(lambda variables, images: jax.nn.softmax(model.apply(variables, images)))
+    forward = backend.jit(lambda variables, images: jax.nn.softmax(apply(model, variables, images, train=False)[0]))
     found = []
     for image in images:  # one by one: they are few, and one shape is compiled once
         pixels = variables.preprocessing(image)[None]
         probabilities = forward.eval_shape(variables, pixels)
-        if model.num_classes is None or probabilities.ndim != 2:  # type: ignore[attr-defined]
+        if getattr(model, "num_classes", 0) is None or probabilities.ndim != 2:
             raise UsageError(f"{variables.model} with these weights does not classify images: it has no such head")
         values = np.asarray(forward(variables, pixels)[0])
         if not np.isfinite(values).all():

@@ -1,6 +1,7 @@
 """Where tensors come from: a file of any known format, or a dict of arrays."""
 
 import json
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -103,6 +104,7 @@ _DAMAGED = (
     RuntimeError,
     TypeError,
     ValueError,
+    pickle.UnpicklingError,
     struct.error,
     zipfile.BadZipFile,
 )

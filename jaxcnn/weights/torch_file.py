@@ -46,12 +46,11 @@ def read_zip(content: bytes) -> Any:
             raise ValueError(f"unknown byte order {order!r}")
         storages: dict[str, np.ndarray] = {}
 
-        def storage(persistent_id: tuple) -> _Storage:
-            _, kind, key, _, size = persistent_id
+        def storage(dtype: np.dtype, key: str, location: Any, size: Any) -> _Storage:
             if key not in storages:
-                storages[key] = _values(archive.read(f"{root}data/{key}"), pickles.STORAGES[kind], order)
+                storages[key] = _values(archive.read(f"{root}data/{key}"), dtype, order)
             found = storages[key]
-            if found.size != size or found.dtype != pickles.STORAGES[kind]:
+            if found.size != size or found.dtype != dtype:
                 raise ValueError(f"the storage {key} has {found.size} numbers of {found.dtype}")
             return _Storage(found)
 
@@ -74,21 +73,20 @@ def read_legacy(content: bytes) -> Any:
     order = "little" if _plain(file)["little_endian"] else "big"
     # The storages come behind the object that is made of them: it is read twice, first for their types.
     start = file.tell()
-    kinds: dict[str, str] = {}
-    pickles.load(file, lambda persistent_id: kinds.update({persistent_id[2]: persistent_id[1]}), lambda *_: None)
+    dtypes: dict[str, np.dtype] = {}
+    pickles.load(file, lambda dtype, key, *_: dtypes.update({key: dtype}), lambda *_: None)
     storages = {}
     keys = _plain(file)
     if type(keys) is not list or any(type(key) is not str for key in keys):
         raise TypeError("the keys of its storages are no list of texts")
     for key in keys:
         size = int.from_bytes(file.read(8), order)  # type: ignore[arg-type]
-        dtype = pickles.STORAGES[kinds[key]]
+        dtype = dtypes[key]
         if size * dtype.itemsize > len(content) - file.tell():
             raise EOFError(f"the storage {key} is cut off")
         storages[key] = _values(file.read(size * dtype.itemsize), dtype, order)
 
-    def storage(persistent_id: tuple) -> _Storage:
-        _, _, key, _, _, view = persistent_id
+    def storage(dtype: np.dtype, key: str, location: Any, size: Any, view: Any) -> _Storage:
         if view is None:
             return _Storage(storages[key])
         _, offset, size = view  # of torch before 0.4

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxcnn.errors import UsageError, unknown
+from jaxcnn.errors import UsageError
 from jaxcnn.files import write_atomically
-from jaxcnn.models import MODELS, create
+from jaxcnn.models import MODELS, checked_options, create
 from jaxcnn.models import options as options_of
+from jaxcnn.parts import is_reference
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.weights.load import images_of, shapes_of
 
@@ -97,7 +98,9 @@ def save(
     missing = [f"{name}=" for name, value in (("model", model), ("preprocessing", preprocessing)) if value is None]
     if model is None or preprocessing is None:
         raise UsageError(f"the variables do not know what they are for: give save {' and '.join(missing)} too")
-    _check_options(model, options or {})
+    own = is_reference(model)
+    if not own:
+        checked_options(model, options or {})
     tensors = {}
     for name, value in traverse_util.flatten_dict(dict(variables), sep="/").items():
         array = np.asarray(value)
@@ -106,7 +109,8 @@ def save(
         tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
     if not tensors:
         raise UsageError("there are no variables to write")
-    _, wrong = fitting_channels(model, options or {}, {name: array.shape for name, array in tensors.items()})
+    shapes = {name: array.shape for name, array in tensors.items()}
+    _, wrong = (None, []) if own else fitting_channels(model, options or {}, shapes)
     if wrong:
         raise UsageError(
             f"these are not the variables of {model}: {len(wrong)} are missing or differ: {'; '.join(wrong)}"
@@ -147,17 +151,9 @@ def facts(metadata: Mapping[str, str]) -> Facts | None:
         raise UsageError(f"the metadata of the file are damaged: {error}") from error
     if not isinstance(options, dict) or not isinstance(class_names, list | None):
         raise UsageError("the metadata of the file are damaged: expected options by name and a list of class names")
-    _check_options(model, options)
+    if not is_reference(model):
+        checked_options(model, options)
     return Facts(model, options, preprocessing, class_names)
-
-
-def _check_options(model: str, given: Mapping[str, Any]) -> None:
-    """Refuse what is no model or none of its options."""
-    known = options_of(model)
-    for name in given:
-        if name not in known:
-            raise unknown(f"option of {model}", name, known)
-    create(model, **given)
 
 
 def fitting_channels(

@@ -1,7 +1,9 @@
 """What all transforms have in common, the order they are applied in, and normalisation."""
 
 import hashlib
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,12 @@ from jaxcnn.data.augment import (
     RandAugment,
     TrivialAugment,
     augment,
-    normalize,
 )
+from jaxcnn.data.fields import Image, Label, Value
+from jaxcnn.data.norms import normalize
 from jaxcnn.data.transforms.base import Transform
 from jaxcnn.errors import UsageError
-from jaxcnn.typed import variants
+from jaxcnn.typed import NotNegative, Part, check, set_fields, to_json, variants
 
 # One of each kind that changes something, and one that changes nothing.
 PAIRS = {
@@ -64,12 +67,13 @@ def batch_of(count=12, size=32, channels=3, seed=0):
 
 
 BATCH, KEY = batch_of(), jax.random.key(3)
+FIELDS = {"image": Image(), "label": Label(tuple("abcdefghijkl"))}
 
 
 def jitted(transform):
     """The transform as a compiled function of (key, batch), the same one for equal transforms."""
     if transform not in _COMPILED:
-        _COMPILED[transform] = jax.jit(lambda key, batch: augment((transform,), key, batch, 12))
+        _COMPILED[transform] = jax.jit(lambda key, batch: augment((transform,), key, batch, FIELDS))
     return _COMPILED[transform]
 
 
@@ -125,7 +129,7 @@ def test_an_image_depends_on_no_other(transform):
 
 def test_nothing_at_magnitude_zero():
     nothing = tuple(transform for transform in PAIRS.values() if transform)
-    out = jax.jit(lambda key, batch: augment(nothing, key, batch, 12))(KEY, BATCH)
+    out = jax.jit(lambda key, batch: augment(nothing, key, batch, FIELDS))(KEY, BATCH)
     np.testing.assert_array_equal(out["image"], BATCH["image"])
     np.testing.assert_array_equal(out["label"], BATCH["label"])
     np.testing.assert_array_equal(out["target"], np.eye(12))
@@ -143,9 +147,9 @@ FAST = [transform for transform in PAIRS if isinstance(transform, (Flip, PadCrop
 
 
 def eager_and_mapped(transform):
-    assert_same(augment((transform,), KEY, BATCH, 12), jitted(transform)(KEY, BATCH))
+    assert_same(augment((transform,), KEY, BATCH, FIELDS), jitted(transform)(KEY, BATCH))
     keys, batches = jax.random.split(KEY, 2), jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), BATCH)
-    mapped = jax.jit(jax.vmap(lambda key, batch: augment((transform,), key, batch, 12)))(keys, batches)
+    mapped = jax.jit(jax.vmap(lambda key, batch: augment((transform,), key, batch, FIELDS)))(keys, batches)
     for number in range(2):
         one = jax.tree.map(lambda x: x[number], batches)  # noqa: B023
         assert_same(jax.tree.map(lambda x: x[number], mapped), jitted(transform)(keys[number], one))  # noqa: B023
@@ -167,11 +171,11 @@ def test_the_order_and_the_keys():
     keys = jax.random.split(KEY, 3)
     expected = BATCH
     for key, transform in zip(keys, transforms, strict=True):
-        expected = transform(key, expected, 12)
-    assert_same(augment(transforms, KEY, BATCH, 12), expected)
-    assert augment((), KEY, BATCH, 12) == BATCH
+        expected = transform(key, expected, FIELDS)
+    assert_same(augment(transforms, KEY, BATCH, FIELDS), expected)
+    assert augment((), KEY, BATCH, FIELDS) == BATCH
     # One more at the end changes no draw of the others.
-    assert_same(augment((*transforms, Flip(probability=0.0)), KEY, BATCH, 12), expected)
+    assert_same(augment((*transforms, Flip(probability=0.0)), KEY, BATCH, FIELDS), expected)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +192,13 @@ def test_the_bits_that_runs_were_recorded_with(transforms, sha256):
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 6, 3)).astype(np.uint8)
     chosen = np.array([19, 3, 0, 5, 6, 14, 11, 10, 16, 8, 0, 4, 1, 13, 2, 9])
     batch = {"image": jnp.asarray(images[chosen]), "label": jnp.asarray(chosen), "mask": jnp.ones(16, bool)}
-    out = augment(transforms, jax.random.key(3), batch, 20)["image"]
+    out = augment(transforms, jax.random.key(3), batch, FIELDS)["image"]
     assert hashlib.sha256(np.asarray(out).tobytes()).hexdigest()[:16] == sha256
 
 
 def test_sharded_over_eight_devices():
     transforms, batch = (PadCrop(pad=2), Flip(), Mixup(alpha=0.0)), batch_of(16, size=8)
-    run = jax.jit(lambda key, batch: augment(transforms, key, batch, 16))
+    run = jax.jit(lambda key, batch: augment(transforms, key, batch, FIELDS))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     spread = jax.jit(run, out_shardings=sharding)(KEY, jax.device_put(batch, sharding))
@@ -205,40 +209,160 @@ def test_sharded_over_eight_devices():
 @pytest.mark.parametrize(
     ("kind", "fields", "message"),
     [
-        (Flip, {"probability": 1.5}, "flip: probability is 1.5, expected a number from 0 to 1"),
-        (Flip, {"probability": float("nan")}, "flip: probability is nan, expected a number from 0 to 1"),
-        (PadCrop, {"pad": -1}, "pad_crop: pad is -1, expected a number of at least 0"),
-        (PadCrop, {"pad": "4"}, "pad_crop: pad is '4', expected a number of at least 0"),
-        (Affine, {"degrees": 181}, "affine: degrees is 181, expected a number from 0 to 180"),
-        (Affine, {"scale": (1.2, 0.8)}, r"affine: scale is \(1.2, 0.8\), expected two numbers, the smaller one first"),
-        (Affine, {"translate": (0.1,)}, "affine: translate is .*, expected two numbers, along x and along y"),
-        (ColorJitter, {"contrast": -0.1}, "color_jitter: contrast is -0.1, expected a number of at least 0"),
-        (ColorJitter, {"hue": 0.6}, "color_jitter: hue is 0.6, expected a number from 0 to 0.5"),
-        (Lighting, {"std": -1}, "lighting: std is -1, expected"),
-        (RandAugment, {"magnitude": 31}, "rand_augment: magnitude is 31, expected a number from 0 to 30"),
-        (RandAugment, {"magnitude": 11, "levels": 10}, "rand_augment: magnitude is 11, expected a number from 0 to 10"),
-        (TrivialAugment, {"fill": 256}, "trivial_augment: fill is 256, expected a number from 0 to 255"),
-        (Cutout, {"size": -1}, "cutout: size is -1"),
-        (Erasing, {"area": 0.3}, "erasing: area is 0.3, expected two numbers"),
-        (Erasing, {"aspect": (0, 1)}, "erasing: aspect is .*, expected a number from 0.01 to 100"),
-        (Mixup, {"alpha": -0.2}, "mixup: alpha is -0.2, expected a number of at least 0"),
-        (CutMix, {"probability": 2}, "cutmix: probability is 2"),
+        (Flip, {"probability": 1.5}, "Flip.probability is 1.5: expected a finite number in [0, 1]"),
+        (Flip, {"probability": float("nan")}, "Flip.probability is nan: expected a finite number in [0, 1]"),
+        (PadCrop, {"pad": -1}, "PadCrop.pad is -1: expected a whole number, 0 or more"),
+        (PadCrop, {"pad": "4"}, "PadCrop.pad is '4': expected a whole number, 0 or more"),
+        (PadCrop, {"mode": "zeros"}, "unknown PadCrop.mode 'zeros': did you mean 'zero'?"),
+        (Affine, {"degrees": 181}, "Affine.degrees is 181: expected a finite number in [0, 180]"),
+        (Affine, {"shear": 90}, "Affine.shear is 90: expected a finite number in [0, 89]"),
+        (
+            Affine,
+            {"scale": (1.2, 0.8)},
+            "Affine.scale is (1.2, 0.8): expected 2 finite numbers in [0.01, 100], in rising",
+        ),
+        (Affine, {"translate": (0.1,)}, "Affine.translate is (0.1,): expected 2 finite numbers in [0, 1]"),
+        (ColorJitter, {"contrast": -0.1}, "ColorJitter.contrast is -0.1: expected a finite number, 0 or more"),
+        (ColorJitter, {"hue": 0.6}, "ColorJitter.hue is 0.6: expected a finite number in [0, 0.5]"),
+        (Lighting, {"std": -1}, "Lighting.std is -1: expected a finite number, 0 or more"),
+        (RandAugment, {"magnitude": 31}, "RandAugment.magnitude is 31: expected 0 to 30, its levels"),
+        (RandAugment, {"magnitude": 11, "levels": 10}, "RandAugment.magnitude is 11: expected 0 to 10, its levels"),
+        (RandAugment, {"levels": 0}, "RandAugment.levels is 0: expected a whole number in [1, 1000]"),
+        (TrivialAugment, {"fill": 256}, "TrivialAugment.fill is 256: expected a whole number in [0, 255]"),
+        (AutoAugment, {"policy": "cifar"}, "unknown AutoAugment.policy 'cifar': did you mean 'cifar10'?"),
+        (Cutout, {"size": -1}, "Cutout.size is -1: expected a whole number, 0 or more"),
+        (Erasing, {"area": 0.3}, "Erasing.area is 0.3: expected 2 finite numbers in [0, 1], in rising order"),
+        (Erasing, {"aspect": (0, 1)}, "Erasing.aspect is (0, 1): expected 2 finite numbers in [0.01, 100], in rising"),
+        (Mixup, {"alpha": -0.2}, "Mixup.alpha is -0.2: expected a finite number, 0 or more"),
+        (CutMix, {"probability": 2}, "CutMix.probability is 2: expected a finite number in [0, 1]"),
     ],
 )
 def test_fields_that_cannot_be(kind, fields, message):
-    with pytest.raises(UsageError, match=f"^data.augment, {message}"):
+    with pytest.raises(UsageError) as error:
         kind(**fields)
+    assert str(error.value).startswith(message)
 
 
 def test_images_that_cannot_be():
     two = batch_of(channels=2)
     for transform in (ColorJitter(hue=0.1), Grayscale(), RandAugment(), AutoAugment(), TrivialAugment()):
-        with pytest.raises(UsageError, match="the images have 2 channels, expected 1 or 3"):
-            augment((transform,), KEY, two, 12)
-    with pytest.raises(UsageError, match="lighting: the images have 1 channels, expected 3"):
-        augment((Lighting(),), KEY, batch_of(channels=1), 12)
-    with pytest.raises(UsageError, match="pad_crop: pad is 32, expected 0 to 31 for 32x32"):
-        augment((PadCrop(pad=32, mode="reflect"),), KEY, BATCH, 12)
+        with pytest.raises(
+            UsageError, match=f"{type(transform).__name__}: the images have 2 channels: expected 1 or 3"
+        ):
+            augment((transform,), KEY, two, FIELDS)
+    with pytest.raises(UsageError, match="Lighting: the images have 1 channels: expected 3"):
+        augment((Lighting(),), KEY, batch_of(channels=1), FIELDS)
+    with pytest.raises(UsageError, match=r"PadCrop\.pad is 32: expected 0 to 31 for images of 32x32"):
+        augment((PadCrop(pad=32, mode="reflect"),), KEY, BATCH, FIELDS)
+
+
+def test_a_batch_that_cannot_be():
+    values = {"wave": Value((3,))}
+    batch = {"wave": jnp.ones((4, 3)), "mask": jnp.ones(4, bool)}
+    for transform in PAIRS:
+        if not isinstance(transform, MIXING):
+            with pytest.raises(
+                UsageError, match=f"^{type(transform).__name__} changes the field 'image', an Image, which"
+            ):
+                augment((transform,), KEY, batch, values)
+    with pytest.raises(UsageError, match="the batch to augment has no 'label': it has image, mask"):
+        augment((Flip(),), KEY, {name: BATCH[name] for name in ("image", "mask")}, FIELDS)
+    with pytest.raises(UsageError, match="the batch to augment has no 'mask': it has image, label"):
+        augment((Flip(),), KEY, {name: BATCH[name] for name in ("image", "label")}, FIELDS)
+
+
+# A user's own.
+
+
+@dataclass(frozen=True)
+class Noise(Transform):
+    std: NotNegative = 8.0
+
+    def images(self, key, images):
+        noise = self.std * jax.random.normal(key, images.shape)
+        return jnp.clip(images.astype(jnp.float32) + noise, 0, 255)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    to: int = 3
+
+    def __call__(self, key, batch, fields):
+        assert fields == FIELDS
+        return {**batch, "label": jnp.full_like(batch["label"], self.to)}
+
+
+def darker(key, batch, fields):
+    batch["image"] = batch["image"] // 2
+    return batch
+
+
+def test_ones_own():
+    transforms = (Flip(), darker, Relabelled(to=5), Noise(std=2), partial(darker), Cutout(size=4))
+    before = dict(BATCH)
+    out = jax.jit(lambda key, batch: augment(transforms, key, batch, FIELDS))(KEY, BATCH)
+    keys, expected = jax.random.split(KEY, 6), BATCH["image"]
+    for key, transform in zip(keys, transforms, strict=True):
+        expected = transform(key, {**BATCH, "image": expected}, FIELDS)["image"]
+    np.testing.assert_array_equal(out["image"], expected)
+    assert (np.asarray(out["label"]) == 5).all() and out["image"].dtype == jnp.float32
+    augment((darker,), KEY, BATCH, FIELDS)
+    assert all(BATCH[name] is before[name] for name in before), "a batch is changed in nobody's hands but one's own"
+    with pytest.raises(UsageError, match=r"Noise\.std is -1: expected a finite number, 0 or more"):
+        Noise(std=-1)
+
+
+def test_ones_own_in_a_configuration():
+    hint, here = tuple[Augmentation, ...], __name__
+    found = check(hint, [{"kind": "flip"}, Noise(std=2), darker, "mine.py:soft", PadCrop], "augment")
+    assert found == (Flip(), Noise(std=2), Part(name=f"{here}:darker"), Part(name="mine.py:soft"), PadCrop())
+    with pytest.raises(UsageError, match=r"expected Flip or PadCrop or .* or CutMix or a transform of your own"):
+        check(hint, [3], "augment")
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda key, batch, fields: None, "returned NoneType: expected the batch, a mapping of its fields"),
+        (lambda key, batch, fields: batch["image"], "returned .*: expected the batch, a mapping of its fields"),
+        (lambda key, batch, fields: {**batch, "label": {}}, "returned a batch without 'label': expected all that"),
+        (
+            lambda key, batch, fields: {**batch, "boxes": {"mask": batch["boxes"]["mask"]}},
+            "returned a batch without 'boxes.corners': expected all that was in it",
+        ),
+        (
+            lambda key, batch, fields: {**batch, "image": batch["image"][:5]},
+            r"returned 'image' of shape \(5, 32, 32, 3\): expected 12 examples, as it was given",
+        ),
+        (lambda key, batch, fields: {**batch, "more": jnp.ones(())}, r"returned 'more' of shape \(\): expected 12"),
+    ],
+)
+def test_what_ones_own_must_return(transform, message):
+    traced = []
+
+    def named(key, batch, fields):
+        traced.append(1)
+        return transform(key, batch, fields)
+
+    batch = {**BATCH, "boxes": {"corners": jnp.ones((12, 2, 4)), "mask": jnp.ones((12, 2), bool)}}
+    with pytest.raises(UsageError, match=f"^test_what_ones_own_must_return.<locals>.named {message}"):
+        jax.jit(lambda key, batch: augment((named,), key, batch, FIELDS))(KEY, batch)
+    assert traced == [1]
+
+
+@pytest.mark.parametrize("transform", [Part(name="mine.py:soft"), "flip", Flip, None])
+def test_what_is_no_transform(transform):
+    with pytest.raises(UsageError, match=r"is no transform: expected Flip\(\), or a function \(key, batch, fields\)"):
+        augment((transform,), KEY, BATCH, FIELDS)
+
+
+@each
+def test_json_and_back(transform):
+    written = json.loads(json.dumps(to_json(transform)))
+    assert check(Augmentation, written, "x") == transform and written["kind"] == transform.kind
+    assert check(Augmentation, transform.kind, "x") == type(transform)()
+    named = {"kind": transform.kind, **dict(set_fields(transform))}
+    assert check(Augmentation, named, "x") == transform
 
 
 def test_a_transform_is_a_value():

@@ -3,15 +3,17 @@
 import io
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image as Pillow
 from stored import CLASSES, encoded, photo, photos, write_folder
 
 from jaxcnn.data.decode import decode
+from jaxcnn.data.fields import Image, Label, Value
 from jaxcnn.data.stores.cache import open_cache, prepare, verify
-from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.records import ArrayRecords, Store
 from jaxcnn.errors import RunError, UsageError
 
@@ -21,8 +23,10 @@ ORIGIN = {"source": "folder", "name": "x"}
 def arrays(count=6, shape=(12, 16, 3), labels=None):
     """Return a store of pixels in memory, split train, and the pixels."""
     pixels = np.stack([photo(i, *shape[:2])[..., : shape[2]] for i in range(count)])
-    records = ArrayRecords(pixels, np.arange(count, dtype=np.int32) % 3 if labels is None else labels)
-    return Store(CLASSES, {"train": count}, {"train": records}.__getitem__, channels=shape[2]), pixels
+    labels = np.arange(count, dtype=np.int32) % 3 if labels is None else labels
+    records = ArrayRecords({"image": pixels, "label": labels})
+    fields = {"image": Image(shape[2]), "label": Label(CLASSES)}
+    return Store(fields, {"train": count}, {"train": records}.__getitem__), pixels
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def folder(tmp_path):
         content = encoded(photo(i, 10 + 3 * i, 40 - 2 * i), kind, **options)
         files[f"{'train' if i < 8 else 'val'}/{CLASSES[i % 3]}/{i}.JPEG"] = content
     files["train/ant/grey.JPEG"] = encoded(photo(20)[..., 0], "jpeg")
-    files["train/ant/cmyk.JPEG"] = encoded(Image.fromarray(photo(21)).convert("CMYK"), "jpeg")
+    files["train/ant/cmyk.JPEG"] = encoded(Pillow.fromarray(photo(21)).convert("CMYK"), "jpeg")
     return write_folder(tmp_path / "x", files)
 
 
@@ -52,11 +56,11 @@ def test_images_are_scaled_once(folder, tmp_path, format):
         expected, found = source.records(split), cache.records(split)
         assert [found.name(i) for i in range(len(found))] == [expected.name(i) for i in range(len(expected))]
         for index in range(len(expected)):
-            (image, label), (stored, stored_label) = expected[index], found[index]
+            (image, label), (stored, stored_label) = expected[index].values(), found[index].values()
             whole = decode(image, 3)
             scale = min(1, 12 / min(whole.shape[:2]))
             height, width = (int(side * scale + 1e-9) for side in whole.shape[:2])
-            resized = np.asarray(Image.fromarray(whole).resize((width, height), Image.Resampling.BILINEAR))
+            resized = np.asarray(Pillow.fromarray(whole).resize((width, height), Pillow.Resampling.BILINEAR))
             pixels = decode(stored, 3) if format == "jpeg" else stored
             assert stored_label == label and pixels.shape == resized.shape
             if format == "raw":
@@ -71,8 +75,8 @@ def test_small_plain_jpegs_keep_their_bytes(folder, tmp_path):
     cache = prepare(open_folder(folder), tmp_path / "cache", ORIGIN, short_side=1000).records("train")
     kept = {name.rpartition("/")[2] for name, (i, record) in by_name(cache).items() if record == source[i]}
     assert kept == {"0.JPEG", "2.JPEG", "4.JPEG", "6.JPEG", "grey.JPEG"}
-    for _, (image, _) in by_name(cache).values():
-        with Image.open(io.BytesIO(image)) as opened:
+    for _, example in by_name(cache).values():
+        with Pillow.open(io.BytesIO(example["image"])) as opened:
             assert opened.format == "JPEG" and opened.mode in ("RGB", "L")
 
 
@@ -92,18 +96,18 @@ def test_the_same_bytes_for_any_number_of_threads(folder, tmp_path, format):
 def test_raw_pixels_are_a_view_of_the_file(tmp_path):
     store, pixels = arrays()
     records = prepare(store, tmp_path / "cache", ORIGIN, short_side=100, format="raw").records("train")
-    image, label = records[4]
+    image, label = records[4].values()
     np.testing.assert_array_equal(image, pixels[4])
     assert label == 1 and type(label) is int and not image.flags.owndata and not image.flags.writeable
-    assert np.shares_memory(image, records[4].image)
+    assert np.shares_memory(image, records[4]["image"])
 
 
 def test_grey_images(tmp_path):
     store, pixels = arrays(shape=(12, 16, 1))
     raw = prepare(store, tmp_path / "raw", ORIGIN, short_side=100, format="raw")
-    np.testing.assert_array_equal(raw.records("train")[2].image, pixels[2])
+    np.testing.assert_array_equal(raw.records("train")[2]["image"], pixels[2])
     jpeg = prepare(store, tmp_path / "jpeg", ORIGIN, short_side=6, quality=100)
-    assert jpeg.channels == 1 and decode(jpeg.records("train")[0].image, 1).shape == (6, 8, 1)
+    assert jpeg.fields["image"] == Image(1) and decode(jpeg.records("train")[0]["image"], 1).shape == (6, 8, 1)
 
 
 def test_where_it_came_from(folder, tmp_path):
@@ -173,6 +177,16 @@ def test_a_stop_leaves_nothing_behind(tmp_path):
         )
     assert done == [("train", number, 40) for number in range(1, 5)]
     assert not list(tmp_path.iterdir()) and threading.active_count() == before
+
+
+def test_other_fields_are_told(tmp_path):
+    store, _ = arrays()
+    other = replace(store, fields={"image": Image(), "angle": Value()})
+    with pytest.raises(
+        UsageError, match=r"a cache takes labelled images, .*: the data set holds image \(Image\), angle"
+    ):
+        prepare(other, tmp_path / "cache", ORIGIN, short_side=8)
+    assert not list(tmp_path.iterdir())
 
 
 def test_arguments(tmp_path):

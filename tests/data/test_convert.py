@@ -12,7 +12,6 @@ from stored import as_tfrecord, encoded, photo, write_tfds
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.stores import tfds_builder, tfrecord
 from jaxcnn.data.stores.convert import convert
-from jaxcnn.data.stores.records import Record
 from jaxcnn.data.stores.tfds_records import open_tfds
 from jaxcnn.errors import UsageError
 
@@ -96,8 +95,8 @@ def test_converted(folder, tmp_path):
 
     store = open_store(tmp_path)
     train, test = store.records("train"), store.records("test")
-    assert [train[i] for i in range(15)] == [Record(image, i % 3) for i, image in enumerate(IMAGES[:15])]
-    assert [test[i].image for i in range(5)] == IMAGES[15:]
+    assert [train[i] for i in range(15)] == [{"image": image, "label": i % 3} for i, image in enumerate(IMAGES[:15])]
+    assert [test[i]["image"] for i in range(5)] == IMAGES[15:]
     source = tfds.data_source("tiny", split="train", data_dir=tmp_path)
     assert len(source) == 15 and source[4]["image"].tolist() == photo(4).tolist() and source[4]["label"] == 1
     with pytest.raises(UsageError, match="holds array_record files already"):
@@ -163,6 +162,8 @@ def test_a_data_set_that_tfds_has_a_class_for(tmp_path, monkeypatch):
     convert("mnist", tmp_path)
     store = open_tfds(tfds_builder.open_builder(config, lambda: None))
     records = store.records("train")
-    assert store.channels == 1 and store.class_names == tuple("0123456789")
-    assert sorted(records[i] for i in range(20)) == sorted((row["image"], row["label"]) for _, row in rows)
+    assert store.fields["image"].channels == 1 and store.class_names == tuple("0123456789")
+    assert sorted(tuple(records[i].values()) for i in range(20)) == sorted(
+        (row["image"], row["label"]) for _, row in rows
+    )
     assert tfds.builder("mnist", data_dir=tmp_path).info.file_format.value == "tfrecord"  # as before

@@ -97,7 +97,10 @@ def test_scale_jitter():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandomResizedCrop(area=(0.0, 1.0)), r"data.train_crop.area is \(0.0, 1.0\)"),
+        (
+            lambda: RandomResizedCrop(area=(0.0, 1.0)),
+            r"data.train_crop.area is \(0.0, 1.0\): expected a list of finite numbers in \(0, 1\]",
+        ),
         (lambda: RandomResizedCrop(area=(0.5, 0.2)), "data.train_crop.area"),
         (lambda: RandomResizedCrop(area=(0.5, 1.2)), "data.train_crop.area"),
         (lambda: RandomResizedCrop(area=(0.5,)), "data.train_crop.area"),

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from jaxcnn.data.augment import augment
+from jaxcnn.data.fields import Boxes, ClassMap, Image, Label, Value
 from jaxcnn.data.transforms.mixing import CutMix, Mixup
+from jaxcnn.errors import UsageError
 from jaxcnn.tasks import Classification
 
 CLASSES, COUNT = 8, 64
+FIELDS = {"image": Image(), "label": Label(tuple("abcdefgh"))}
 both = pytest.mark.parametrize("kind", [Mixup, CutMix])
 
 
@@ -23,7 +26,7 @@ def batch_of(masked=()):
 
 
 def mixed(transforms, batch, seed=0):
-    return {k: np.asarray(v) for k, v in augment(transforms, jax.random.key(seed), batch, CLASSES).items()}
+    return {k: np.asarray(v) for k, v in augment(transforms, jax.random.key(seed), batch, FIELDS).items()}
 
 
 @both
@@ -80,6 +83,77 @@ def test_the_share_of_images_that_are_mixed(kind):
     out, plain = mixed((kind(alpha=8.0, probability=0.25),), batch_of()), batch_of()
     share = (out["image"] != np.asarray(plain["image"])).any((1, 2, 3)).mean()
     assert 0.1 < share < 0.42
+
+
+@both
+def test_the_label_is_found_by_its_kind(kind):
+    batch = batch_of()
+    named = {"image": batch["image"], "species": batch["label"], "mask": batch["mask"]}
+    fields = {"species": FIELDS["label"], "image": Image()}
+    out = augment((kind(alpha=8.0),), jax.random.key(0), named, fields)
+    ours = mixed((kind(alpha=8.0),), batch)
+    for name, theirs in {"image": "image", "label": "species", "target": "target", "mask": "mask"}.items():
+        np.testing.assert_array_equal(ours[name], out[theirs])
+
+
+@both
+def test_further_images_are_mixed_alike(kind):
+    batch = batch_of((3, 7))
+    batch |= {"second": batch["image"], "depth": batch["image"].astype(jnp.float32) * 100}
+    fields = {**FIELDS, "second": Image(), "depth": Image()}
+    out = augment((kind(alpha=8.0),), jax.random.key(0), batch, fields)
+    np.testing.assert_array_equal(out["second"], out["image"])
+    np.testing.assert_allclose(out["depth"], 100 * np.asarray(out["image"], np.float32), rtol=1e-5, atol=1e-3)
+    assert (np.asarray(out["image"]) != np.asarray(batch["image"])).any()
+
+
+def test_cutmix_pastes_class_maps_along():
+    batch = batch_of((5,))
+    batch["map"] = batch["image"][..., 0]
+    out = mixed_with((CutMix(),), batch, {**FIELDS, "map": ClassMap(("a", "b"))})
+    np.testing.assert_array_equal(out["map"], out["image"][..., 0])
+    assert (out["map"] != batch["map"]).mean() > 0.1 and out["map"].dtype == jnp.uint8
+    np.testing.assert_allclose(out["target"].sum(1), 1, atol=1e-6)
+    del batch["label"]
+    without = mixed_with((CutMix(),), batch, {"image": Image(), "map": ClassMap(("a", "b"))})
+    assert without.keys() == {"image", "map", "mask"}
+    np.testing.assert_array_equal(without["map"], out["map"])
+
+
+def mixed_with(transforms, batch, fields):
+    return jax.jit(lambda batch: augment(transforms, jax.random.key(0), batch, fields))(batch)
+
+
+def boxes(count):
+    return {"corners": jnp.ones((count, 2, 4)), "label": jnp.ones((count, 2), int), "mask": jnp.ones((count, 2), bool)}
+
+
+OTHERS = {
+    "boxes": (Boxes(("a",), most=2), boxes(COUNT), "cannot mix field 'boxes': Boxes is a kind that has no mixture"),
+    "angle": (Value(), jnp.ones(COUNT), "cannot mix field 'angle': Value is a kind that has no mixture"),
+    "map": (
+        ClassMap(("a",)),
+        jnp.ones((COUNT, 8, 6), jnp.uint8),
+        "cannot mix field 'map': ClassMap is a kind that has",
+    ),
+    "coarse": (Label(("a",)), jnp.ones(COUNT, int), "mixes one label: 'label' and 'coarse' are both labels"),
+    "target": (
+        Image(),
+        jnp.ones((COUNT, 8, 6, 3)),
+        "writes mixed labels to 'target': give the field of that name anot",
+    ),
+    "small": (Image(), jnp.ones((COUNT, 4, 6, 3)), ": field 'small' is 4x6: expected 8x6 as the image"),
+}
+
+
+@both
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_has_no_mixture(kind, name):
+    if kind is CutMix and name == "map":
+        pytest.skip("is pasted")
+    field, values, message = OTHERS[name]
+    with pytest.raises(UsageError, match=f"^{kind.__name__} ?{message}"):
+        augment((kind(),), jax.random.key(0), {**batch_of(), name: values}, {**FIELDS, name: field})
 
 
 def test_the_loss_takes_the_mixed_labels():

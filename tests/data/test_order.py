@@ -1,4 +1,5 @@
 import itertools
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -49,6 +50,13 @@ def test_a_batch_depends_on_key_and_step_alone(batch_size, steps):
 def test_epochs_and_keys_differ():
     orders = [np.asarray(epoch_permutation(jax.random.key(seed), e, 50)).tolist() for seed in (0, 1) for e in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
+
+
+def test_batches_of_an_epoch_are_counted_exactly():
+    """So that 1.1 epochs of 100 batches are 110, not 110.00000000000001, which would be one more."""
+    assert batches_per_epoch(1000, 10, "continue") * Fraction("1.1") == 110
+    found = [batches_per_epoch(7, 3, last_batch) for last_batch in ("continue", "drop", "pad")]
+    assert found == [Fraction(7, 3), 2, 3]
 
 
 @settings(deadline=None, max_examples=20)

@@ -247,8 +247,8 @@ def test_the_real_images(script, tmp_path, monkeypatch, splits):
     def counts(name, split, size):
         halves = {"train_split": f"{split}[:50%]", "test_split": f"{split}[50%:]"}
         data = load(DataConfig(source="tfds", name=name, path=tmp_path, **halves))
-        assert data.train.images.shape[1:] == size
-        return np.bincount(np.concatenate([data.train.labels, data.test.labels])).tolist()
+        assert data.train.arrays["image"].shape[1:] == size
+        return np.bincount(np.concatenate([data.train.arrays["label"], data.test.arrays["label"]])).tolist()
 
     assert counts("mnist", "test", (28, 28, 1)) == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert counts("cifar10", "test", (32, 32, 3)) == [103, 89, 100, 103, 90, 86, 112, 102, 106, 109]
@@ -316,7 +316,7 @@ def test_imagenet_samples(script, tmp_path, monkeypatch):
     assert not rows
     halves = {"train_split": "train[:8]", "test_split": "train[8:16]", "image_size": 32}
     data = load(DataConfig(source="tfds", name="imagenet2012", path=tmp_path, **halves))
-    assert len(data.class_names) == 1000 and data.train.images.shape == (8, 32, 32, 3)
+    assert len(data.class_names) == 1000 and data.train.arrays["image"].shape == (8, 32, 32, 3)
 
 
 @pytest.mark.data

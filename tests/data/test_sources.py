@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import DataConfig, load, normalisation
-from jaxcnn.data import images as imaging
+from jaxcnn.data import DataConfig, dataset, load, normalisation
 from jaxcnn.data.crops import RandomResizedCrop
-from jaxcnn.data.images import fit, fitted
-from jaxcnn.data.sources import open_store, streams
+from jaxcnn.data.dataset import streams
+from jaxcnn.data.framing import Fit
+from jaxcnn.data.sources import open_store
 from jaxcnn.errors import RunError, UsageError
 
 
@@ -18,10 +18,10 @@ def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
     data = load(DataConfig(source="digits"))
-    assert data.train.images.shape == (1437, 8, 8, 1) and data.test.images.shape == (360, 8, 8, 1)
+    assert data.train.arrays["image"].shape == (1437, 8, 8, 1) and data.test.arrays["image"].shape == (360, 8, 8, 1)
     assert data.class_names == tuple("0123456789")
-    found = np.concatenate([data.train.images, data.test.images]).reshape(-1, 64)
-    labels = np.concatenate([data.train.labels, data.test.labels])
+    found = np.concatenate([data.train.arrays["image"], data.test.arrays["image"]]).reshape(-1, 64)
+    labels = np.concatenate([data.train.arrays["label"], data.test.arrays["label"]])
     digits = load_digits()
     expected = np.round(digits.data * (255 / 16))
 
@@ -29,15 +29,17 @@ def test_digits_are_scikit_learns():
         return sorted(map(tuple, np.column_stack([labels, images]).astype(int)))
 
     assert rows(found, labels) == rows(expected, digits.target)
-    assert found.max() == 255 and np.bincount(data.test.labels).min() >= 25
+    assert found.max() == 255 and np.bincount(data.test.arrays["label"]).min() >= 25
 
 
 def test_digits_grow_and_slice():
     whole = load(DataConfig(source="digits", image_size=28))
-    assert whole.train.images.shape == (1437, 28, 28, 1)
+    assert whole.train.arrays["image"].shape == (1437, 28, 28, 1)
     part = load(DataConfig(source="digits", train_split="train[:80%]", val_split="train[80%:]", image_size=28))
-    np.testing.assert_array_equal(np.concatenate([part.train.images, part.val.images]), whole.train.images)
-    np.testing.assert_array_equal(part.test.labels, whole.test.labels)
+    np.testing.assert_array_equal(
+        np.concatenate([part.train.arrays["image"], part.val.arrays["image"]]), whole.train.arrays["image"]
+    )
+    np.testing.assert_array_equal(part.test.arrays["label"], whole.test.arrays["label"])
 
 
 def test_digits_load_without_the_slow_imports():
@@ -73,9 +75,9 @@ def load_npz(path, arrays, **fields):
 
 def test_npz(tmp_path, arrays):
     data = load_npz(tmp_path, arrays, train_split="train[:75%]", val_split="train[75%:]")
-    np.testing.assert_array_equal(data.train.images, arrays["train_images"][:15])
-    np.testing.assert_array_equal(data.val.labels, arrays["train_labels"][15:])
-    np.testing.assert_array_equal(data.test.images, arrays["test_images"])
+    np.testing.assert_array_equal(data.train.arrays["image"], arrays["train_images"][:15])
+    np.testing.assert_array_equal(data.val.arrays["label"], arrays["train_labels"][15:])
+    np.testing.assert_array_equal(data.test.arrays["image"], arrays["test_images"])
     assert data.class_names == ("0", "1", "2", "3")
 
 
@@ -87,25 +89,25 @@ def test_npz_splits_add_up(tmp_path, arrays):
         test_split="test[1:]",
     )
     expected = np.concatenate([arrays["train_images"][:2], arrays["test_images"][:1]])
-    np.testing.assert_array_equal(data.train.images, expected)
+    np.testing.assert_array_equal(data.train.arrays["image"], expected)
     assert data.class_names == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_images": np.full((20, 5, 5, 3), 300)}, "data.npz train: images hold values from 300 to 300"),
-        ({"train_images": np.zeros((20, 5), np.uint8)}, "images have shape"),
-        ({"train_labels": np.arange(3)}, "for 20 images"),
-        ({"test_images": np.zeros((8, 6, 5, 3), np.uint8)}, r"images of split 'test' are \(6, 5, 3\)"),
-        ({"test_images": np.zeros((8, 5, 5, 1), np.uint8)}, "expected as many channels"),
+        ({"train_images": np.full((20, 5, 5, 3), 300)}, "data.npz train: image holds 300 to 300, expected 0 to 255"),
+        ({"train_images": np.zeros((20, 5), np.uint8)}, "image has shape"),
+        ({"train_labels": np.arange(3)}, r"label has shape \(3,\) for 20 of image"),
+        ({"test_images": np.zeros((8, 6, 5, 3), np.uint8)}, r"image of split 'test' is \(6, 5, 3\)"),
+        ({"test_images": np.zeros((8, 5, 5, 1), np.uint8)}, "test: image has 1 channels, expected 3"),
         ({"train_images": np.zeros((20, 3, 32, 32), np.uint8)}, "expected the channels last, not first"),
         (
             {"test_images": np.zeros((0, 5, 5, 3), np.uint8), "test_labels": np.arange(0)},
-            r"test: images have shape \(0",
+            r"test: image has shape \(0",
         ),
         ({"train_labels": np.arange(20) + 100}, "labels up to 119 and none is 4: expected every number from 0"),
-        ({"class_names": np.array(["a"])}, "label 3 found, there are 1 classes"),
+        ({"class_names": np.array(["a"])}, "train: label 3 found, there are 1 classes"),
     ],
 )
 def test_npz_errors(tmp_path, arrays, change, message):
@@ -132,7 +134,7 @@ def test_classes_without_an_image_need_names(tmp_path, arrays):
         ({"test_split": "test[:5]+test[4:]"}, "data.test_split 'test.*' names examples twice"),
         ({"train_split": "train+train"}, "data.train_split 'train\\+train' names examples twice"),
         ({"val_split": ""}, "split '' not understood"),
-        ({"image_size": 0}, "data.image_size is 0: expected a number of pixels"),
+        ({"image_size": 0}, "data.image_size is 0: expected a whole number, 1 or more or None"),
         ({"image_size": 10**6}, "more than half of the memory"),
         ({"name": "mnist"}, "data.name is 'mnist', which data.source npz does not read"),
     ],
@@ -182,8 +184,10 @@ def test_folder_of_splits(tmp_path):
     (tmp_path / "train" / "ant" / ".hidden").write_text("")
     data = load(DataConfig(source="folder", path=tmp_path, test_split="val"))
     assert data.class_names == ("ant", "bee")
-    assert sorted(data.test.labels) == [0, 0, 1, 1] and data.train.images.shape == (6, 4, 6, 3)
-    found = sorted(zip(data.train.labels.tolist(), data.train.images[:, 0, 0, 0].tolist(), strict=True))
+    assert sorted(data.test.arrays["label"]) == [0, 0, 1, 1] and data.train.arrays["image"].shape == (6, 4, 6, 3)
+    found = sorted(
+        zip(data.train.arrays["label"].tolist(), data.train.arrays["image"][:, 0, 0, 0].tolist(), strict=True)
+    )
     assert found == [(0, 100), (0, 101), (0, 102), (1, 0), (1, 1), (1, 2)]
 
 
@@ -194,9 +198,9 @@ def test_folder_of_classes_of_many_sizes(tmp_path):
     with pytest.raises(UsageError, match=r"images differ in size .*20x1.*: set data.image_size"):
         load(DataConfig(source="folder", **fields))
     data = load(DataConfig(source="folder", image_size=8, **fields))
-    assert data.train.images.shape == data.test.images.shape == (2, 8, 8, 3)
+    assert data.train.arrays["image"].shape == data.test.arrays["image"].shape == (2, 8, 8, 3)
     for split in (data.train, data.test):
-        np.testing.assert_allclose(split.images[:, 4, 4, 0], 40 * split.labels, atol=2)
+        np.testing.assert_allclose(split.arrays["image"][:, 4, 4, 0], 40 * split.arrays["label"], atol=2)
 
 
 def test_slices_of_a_folder_have_all_classes(tmp_path):
@@ -204,11 +208,13 @@ def test_slices_of_a_folder_have_all_classes(tmp_path):
         write_image(tmp_path / f"{i // 50}" / f"{i}.png", i, size=(1, 1))
     fields = {"path": tmp_path, "train_split": "train[:80%]", "test_split": "train[80%:]"}
     data = load(DataConfig(source="folder", **fields))
-    assert np.bincount(data.train.labels).min() > 30 and np.bincount(data.test.labels).min() >= 5
+    assert np.bincount(data.train.arrays["label"]).min() > 30 and np.bincount(data.test.arrays["label"]).min() >= 5
     # A new image changes the order of none of the others.
     write_image(tmp_path / "2" / "new.png", 250, size=(1, 1))
     again = load(DataConfig(source="folder", **fields))
-    before, after = (np.concatenate([d.train.images, d.test.images]).ravel()[::3] for d in (data, again))
+    before, after = (
+        np.concatenate([d.train.arrays["image"], d.test.arrays["image"]]).ravel()[::3] for d in (data, again)
+    )
     assert after[after != 250].tolist() == before.tolist()
 
 
@@ -242,7 +248,7 @@ def test_bad_files_are_named_and_passed_over(tmp_path):
     (batch,) = data.train.batches([np.arange(6)])
     assert (~batch["mask"]).sum() == 1 and not batch["image"][~batch["mask"]].any()
     mean, std = normalisation(config, data.train)
-    usable = data.train.images[data.train.usable] / 255
+    usable = data.train.arrays["image"][data.train.usable] / 255
     np.testing.assert_allclose(mean, usable.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, usable.std((0, 1, 2)), rtol=1e-6)
 
@@ -253,7 +259,7 @@ def test_what_streams(tmp_path, monkeypatch):
     plain = {"source": "folder", "path": tmp_path, "train_split": "train[:2]", "test_split": "train[2:]"}
 
     def streamed(free=(10**9, 10**9), **fields):
-        monkeypatch.setattr(imaging, "free_memory", lambda: free)
+        monkeypatch.setattr(dataset, "free_memory", lambda: free)
         config = DataConfig(**plain, **fields)
         return streams(config, open_store(config))
 
@@ -274,20 +280,21 @@ def test_fit_crops_the_centre_and_pads():
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200  # exactly the central square
     config = DataConfig(source="digits", image_size=4)
-    assert np.asarray(fit(Image.fromarray(wide), config)).min() == 200
+    assert Fit.of(config).pixels(wide).min() == 200
     wide = np.zeros((8, 16, 3), np.uint8)
     wide[2:6, 6:10] = 200  # the central half of the central square
-    assert np.asarray(fit(Image.fromarray(wide), replace(config, resize_to=8))).min() == 200
-    small = fitted(np.full((2, 2, 1), 9, np.uint8), 1, replace(config, resize="pad"))
+    assert Fit.of(replace(config, resize_to=8)).pixels(wide).min() == 200
+    pad = Fit.of(replace(config, resize="pad"))
+    small = pad.pixels(np.full((2, 2, 1), 9, np.uint8))
     np.testing.assert_array_equal(small[..., 0], np.pad(np.full((2, 2), 9), 1))
     with pytest.raises(UsageError, match="cannot be padded"):
-        fitted(np.zeros((5, 5, 1), np.uint8), 1, replace(config, resize="pad"))
+        pad.pixels(np.zeros((5, 5, 1), np.uint8))
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5), (1, 9)])
 def test_fit_gives_the_size_and_keeps_constants(shape, resize):
-    image = Image.fromarray(np.full((*shape, 3), 77, np.uint8))
+    image = np.full((*shape, 3), 77, np.uint8)
     for size in (1, 4, 11):
         config = DataConfig(source="digits", image_size=size, resize=resize)
-        np.testing.assert_array_equal(np.asarray(fit(image, config)), np.full((size, size, 3), 77))
+        np.testing.assert_array_equal(Fit.of(config).pixels(image), np.full((size, size, 3), 77))

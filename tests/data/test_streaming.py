@@ -13,10 +13,11 @@ from PIL import Image
 from jaxcnn import RandomResizedCrop, ScaleJitter
 from jaxcnn.data import DataConfig, load, normalisation
 from jaxcnn.data.bad import BadExamples
-from jaxcnn.data.dataset import eval_batches
+from jaxcnn.data.examples import eval_batches
+from jaxcnn.data.fields import Image as ImageField
+from jaxcnn.data.fields import Label
 from jaxcnn.data.order import Order
-from jaxcnn.data.stores.folder import open_folder
-from jaxcnn.data.stores.records import Record
+from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import RunError
 
@@ -143,7 +144,7 @@ class Given:
         return len(self.images)
 
     def __getitem__(self, index):
-        return Record(self.images[index], self.labels[index])
+        return {"image": self.images[index], "label": self.labels[index]}
 
     def name(self, index):
         return f"{index}.JPEG"
@@ -153,8 +154,9 @@ class Given:
 
 
 def reader_of(records, limit=1.0, **fields):
-    config = DataConfig(source="folder", image_size=16, train_crop=RandomResizedCrop(), **fields)
-    return Reader(records, (16, 16, 3), ("a", "b"), config, BadExamples("train", len(records), limit))
+    config = DataConfig(source="folder", image_size=16, **fields)
+    bad = BadExamples("train", len(records), limit)
+    return Reader(records, {"image": ImageField(), "label": Label(("a", "b"))}, config, bad, RandomResizedCrop())
 
 
 GOOD = [jpeg(seed) for seed in range(20)]

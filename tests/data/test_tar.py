@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tar
 
-from jaxcnn.data.decode import BadImage, decode
-from jaxcnn.data.stores.folder import open_folder
+from jaxcnn.data.bad import BadExample
+from jaxcnn.data.decode import decode
+from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.tar import open_tar
 from jaxcnn.errors import UsageError
 
 
 def listed(records):
-    return [records[index] for index in range(len(records))]
+    return [tuple(records[index].values()) for index in range(len(records))]
 
 
 def test_a_tar_of_a_folder_is_that_folder(tmp_path):
@@ -29,7 +30,8 @@ def test_a_tar_of_a_folder_is_that_folder(tmp_path):
     records = store.records("val")
     assert records.name(0).startswith(f"{tmp_path}/x.tar: val/")
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda i: records[i % 30], range(300))) == listed(records) * 10
+        found = list(pool.map(lambda i: records[i % 30]["image"], range(300)))
+    assert found == [image for image, _ in listed(records)] * 10
 
 
 def test_fingerprints(tmp_path):
@@ -93,7 +95,7 @@ def test_a_wrong_class_is_one_bad_example(tmp_path, text):
     records = store.records("train")
     assert store.class_names == ("0", "1", "2") and len(records) == 9
     (wrong,) = (index for index in range(9) if records.name(index).endswith("0004.jpg"))
-    with pytest.raises(BadImage, match=r"^0004.cls holds '.*', expected a class's number$"):
+    with pytest.raises(BadExample, match=r"^0004.cls holds '.*', expected a class's number$"):
         records[wrong]
 
 
@@ -102,7 +104,7 @@ def test_an_image_without_a_class(tmp_path):
     del files["0004.cls"]
     records = open_tar(write_tar(tmp_path / "train.tar", files)).records("train")
     (wrong,) = (index for index in range(9) if records.name(index).endswith("0004.jpg"))
-    with pytest.raises(BadImage, match=r"it has no class: there is no 0004.cls"):
+    with pytest.raises(BadExample, match=r"it has no class: there is no 0004.cls"):
         records[wrong]
 
 
@@ -177,7 +179,7 @@ def test_an_archive_cut_off_later(tmp_path):
     records = open_tar(path).records("train")
     path.write_bytes(path.read_bytes()[:600])
     first = next(index for index in range(2) if records.name(index).endswith("ant/0.jpg"))
-    with pytest.raises(BadImage, match="the tar file ends within it: 88 of 2000 bytes"):
+    with pytest.raises(BadExample, match="the tar file ends within it: 88 of 2000 bytes"):
         records[first]
 
 
@@ -225,5 +227,5 @@ def test_shards_that_number_their_images_alike(tmp_path):
         files = {"0000.jpg": encoded(photo(shard), "jpeg"), "0000.cls": b"%d" % label}
         write_tar(tmp_path / f"train-{shard:03}.tar", files)
     records = open_tar(tmp_path).records("train")
-    found = {records.name(index): records[index].label for index in range(2)}
+    found = {records.name(index): records[index]["label"] for index in range(2)}
     assert found == {f"{tmp_path}/train-000.tar: 0000.jpg": 1, f"{tmp_path}/train-001.tar: 0000.jpg": 0}

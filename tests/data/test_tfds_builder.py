@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxcnn.data import DataConfig, load, sources
+from jaxcnn.data import DataConfig, dataset, load
 from jaxcnn.data.stores import tfds_builder
 from jaxcnn.errors import UsageError
 
@@ -73,11 +73,11 @@ def config(path, **fields):
 def test_reads_what_was_written(tmp_path):
     write(tmp_path)
     data = load(config(tmp_path, train_split="train[:15]", val_split="train[75%:]"))
-    np.testing.assert_array_equal(data.train.images, IMAGES[:15])
-    np.testing.assert_array_equal(data.val.images, IMAGES[15:20])
-    np.testing.assert_array_equal(data.test.images, IMAGES[20:])
-    np.testing.assert_array_equal(data.test.labels, np.arange(20, 30) % 3)
-    assert data.class_names == ("a", "b", "c") and data.train.labels.dtype == np.int32
+    np.testing.assert_array_equal(data.train.arrays["image"], IMAGES[:15])
+    np.testing.assert_array_equal(data.val.arrays["image"], IMAGES[15:20])
+    np.testing.assert_array_equal(data.test.arrays["image"], IMAGES[20:])
+    np.testing.assert_array_equal(data.test.arrays["label"], np.arange(20, 30) % 3)
+    assert data.class_names == ("a", "b", "c") and data.train.arrays["label"].dtype == np.int32
 
 
 def test_the_second_time_nothing_is_decoded(tmp_path, cache, monkeypatch):
@@ -85,10 +85,10 @@ def test_the_second_time_nothing_is_decoded(tmp_path, cache, monkeypatch):
     first = load(config(tmp_path))
     assert len(list(cache.iterdir())) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(sources.imaging, "stack", None)
+        patch.setattr(dataset, "read_whole", lambda *arguments: pytest.fail("it is decoded again"))
         second = load(config(tmp_path))
-    np.testing.assert_array_equal(first.train.images, second.train.images)
-    assert load(config(tmp_path, image_size=4)).train.images.shape == (20, 4, 4, 3)
+    np.testing.assert_array_equal(first.train.arrays["image"], second.train.arrays["image"])
+    assert load(config(tmp_path, image_size=4)).train.arrays["image"].shape == (20, 4, 4, 3)
     assert len(list(cache.iterdir())) == 4
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_not_used(tmp_path, cache, damage):
         raw = bytearray(file.read_bytes())
         raw[len(raw) // 2] ^= 1
         file.write_bytes({"flip a bit": raw, "truncate": raw[: len(raw) // 2], "empty": b""}[damage])
-    np.testing.assert_array_equal(load(config(tmp_path)).train.images, first.train.images)
+    np.testing.assert_array_equal(load(config(tmp_path)).train.arrays["image"], first.train.arrays["image"])
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, cache):
@@ -115,20 +115,22 @@ def test_data_prepared_anew_is_read_anew(tmp_path):
     load(config(tmp_path / "one"))
     write(tmp_path / "two", images=255 - IMAGES)
     data = load(config(tmp_path / "two"))
-    np.testing.assert_array_equal(data.train.images, 255 - IMAGES[:20])
+    np.testing.assert_array_equal(data.train.arrays["image"], 255 - IMAGES[:20])
 
 
 def test_grey_images_in_a_set_of_colour_images(tmp_path):
     grey = IMAGES[..., 0]
     write(tmp_path, images=grey)
-    np.testing.assert_array_equal(load(config(tmp_path)).train.images, np.repeat(grey[:20, ..., None], 3, -1))
+    np.testing.assert_array_equal(load(config(tmp_path)).train.arrays["image"], np.repeat(grey[:20, ..., None], 3, -1))
 
 
 def test_images_of_many_sizes_need_image_size(tmp_path):
     write(tmp_path, images=[image[: 4 + i % 2] for i, image in enumerate(IMAGES)])
-    with pytest.raises(UsageError, match=r"record 0 is 4x7, .* record 1 is 5x7\): set data.image_size"):
+    with pytest.raises(
+        UsageError, match=r"record 1: images differ in size \(this one is 5x7, others are 4x7\): set data.image_size"
+    ):
         load(config(tmp_path))
-    assert load(config(tmp_path, image_size=5)).test.images.shape == (10, 5, 5, 3)
+    assert load(config(tmp_path, image_size=5)).test.arrays["image"].shape == (10, 5, 5, 3)
 
 
 def test_unlabelled_splits_are_refused(tmp_path):
@@ -227,9 +229,9 @@ def test_a_download_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_make_download_manager", lambda self, **_: types.SimpleNamespace(downloaded_size=0))
     monkeypatch.setattr(mnist, "_split_generators", lambda self, dl_manager: rows)
     data = load(DataConfig(source="tfds", name="mnist", path=tmp_path))
-    assert data.train.images.shape == (20, 28, 28, 1)
-    np.testing.assert_array_equal(data.train.images[:, 0, 0, 0] % 10, data.train.labels)
-    assert set(data.test.images[:, 0, 0, 0]) == set(range(90, 100))
+    assert data.train.arrays["image"].shape == (20, 28, 28, 1)
+    np.testing.assert_array_equal(data.train.arrays["image"][:, 0, 0, 0] % 10, data.train.arrays["label"])
+    assert set(data.test.arrays["image"][:, 0, 0, 0]) == set(range(90, 100))
 
 
 def info(features, keys=None):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/adding-a-model.md").read_text(), flags=re.DOTALL)
-TABLE = re.compile(r"^MODELS\b.*= \{\n", flags=re.MULTILINE)
+TABLE = re.compile(r"^(?:MODELS|FAMILIES)\b.*= \{\n", flags=re.MULTILINE)
 
 
 def add_row(path: Path, addition: str) -> None:

@@ -18,6 +18,7 @@ from jaxcnn.layers import (
     local_response_norm_caffe,
     local_response_norm_paper,
     local_response_norm_torch,
+    mapped_over,
 )
 from jaxcnn.layers.norm import batch_norm
 
@@ -93,11 +94,11 @@ def test_batch_norm_in_evaluation_uses_and_leaves_the_running_statistics():
 
 def test_batch_norm_statistics_start_at_zero_and_one_and_need_to_be_mutable():
     x = images()
-    layer = BatchNorm(use_running_average=False, axis_name="devices")  # no such axis while initialising
-    stats = layer.init(jax.random.key(0), x)["batch_stats"]
+    layer = BatchNorm(use_running_average=False)
+    with mapped_over("devices"):  # There is no such axis while initialising.
+        stats = layer.init(jax.random.key(0), x)["batch_stats"]
     assert stats["mean"].tolist() == [0] * 6
     assert stats["var"].tolist() == [1] * 6
-    layer = BatchNorm(use_running_average=False)
     np.testing.assert_allclose(layer.apply(variables_like(layer, x), x), train(layer, variables_like(layer, x), x)[0])
 
 
@@ -135,17 +136,20 @@ def test_synchronised_batch_norm_is_the_global_batch():
     variables = variables_like(alone, x)
     weights = images(mean=0.0, seed=1)
 
-    def loss(layer, variables, x, weights):
-        y, new = train(layer, variables, x)
+    def loss(x, weights):
+        y, new = train(alone, variables, x)
         return jnp.sum(y * weights), (y, new)
 
-    grad = jax.value_and_grad(loss, argnums=2, has_aux=True)
-    (_, (y, new)), gradient = grad(alone, variables, jnp.asarray(x), weights)
+    grad = jax.value_and_grad(loss, has_aux=True)
+    (_, (y, new)), gradient = grad(jnp.asarray(x), weights)
+
+    def synchronised(x, weights):
+        with mapped_over("devices"):
+            return grad(x, weights)
 
     devices = jax.devices()[:4]
     split = lambda a: a.reshape(4, 2, *a.shape[1:])  # noqa: E731
-    synchronised = BatchNorm(use_running_average=False, axis_name="devices")
-    mapped = jax.pmap(lambda x, w: grad(synchronised, variables, x, w), axis_name="devices", devices=devices)
+    mapped = jax.pmap(synchronised, axis_name="devices", devices=devices)
     (_, (y4, new4)), gradient4 = mapped(split(x), split(weights))
     np.testing.assert_allclose(y4.reshape(y.shape), y, atol=1e-5)
     np.testing.assert_allclose(gradient4.reshape(x.shape), gradient, atol=1e-5)
@@ -153,7 +157,7 @@ def test_synchronised_batch_norm_is_the_global_batch():
     for device in range(4):
         jax.tree.map(lambda a, b, d=device: np.testing.assert_allclose(a[d], b, rtol=1e-5), new4, new)
 
-    # Without the axis each device normalises its own part.
+    # Without the context each device normalises its own part.
     own = jax.pmap(lambda x: train(alone, variables, x)[0], devices=devices)(split(x))
     np.testing.assert_allclose(own[1], train(alone, variables, split(x)[1])[0], atol=1e-5)
     assert np.abs(own.reshape(y.shape) - y).max() > 0.1

@@ -101,7 +101,7 @@ def test_dropout(name, first_to_differ):
     variables, x = started(model, side)
     names = ["conv5", "fc6", "fc7", "output"]
     tested = features(model, variables, x, names)
-    trained = features(model, variables, x, names, train=True, rngs={"dropout": jax.random.key(0)})
+    trained = features(model, variables, x, names, train=True, key=jax.random.key(0))
     differ = [name for name in names if not np.array_equal(tested[name], trained[name])]
     assert differ == names[names.index(first_to_differ) :]
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.layers import he_normal_fan_in
+from jaxcnn.layers import he_normal_fan_in, mapped_over
 from jaxcnn.models import create
 from jaxcnn.models.alexnet import alexnet_2012_tiny, alexnet_tiny
 from jaxcnn.models.base import WithAux
@@ -230,11 +230,12 @@ def test_statistics_over_a_mapped_axis():
     model, shape, variables, _, _ = evaluated("resnet_cifar_A")
     x = images(shape, n=8)
 
-    def train(model, x):
-        return model.apply(variables, x, train=True, mutable=["batch_stats"])
+    def train(x, axis_name=None):
+        with mapped_over(axis_name):
+            return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
-    logits, state = jax.jit(partial(train, model))(x)
-    synced = jax.vmap(partial(train, model.clone(axis_name="batch")), axis_name="batch")
+    logits, state = jax.jit(train)(x)
+    synced = jax.vmap(partial(train, axis_name="batch"), axis_name="batch")
     got, got_state = jax.jit(synced)(x.reshape(2, 4, *shape))
     np.testing.assert_allclose(got.reshape(logits.shape), logits, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(jax.tree.leaves(got_state), jax.tree.leaves(state), strict=True):

@@ -1,12 +1,15 @@
 """The table of names and what `create` refuses."""
 
+import importlib
+import pkgutil
 import re
 
 import jax.numpy as jnp
 import pytest
 
+import jaxcnn.models
 from jaxcnn.errors import UsageError
-from jaxcnn.models import MODELS, create, options
+from jaxcnn.models import FAMILIES, MODELS, _joined, checked_options, create, family_of, options
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -14,12 +17,11 @@ def test_defaults_are_the_published_ones(name):
     model = create(name)
     assert model.num_classes == MODELS[name].num_classes
     assert model.dtype == jnp.float32
-    assert model.axis_name is None
 
 
 def test_options_reach_the_model():
-    model = create("resnet20", num_classes=7, dtype="bfloat16", axis_name="batch", shortcut="C", zero_gamma=True)
-    assert (model.num_classes, model.dtype, model.axis_name) == (7, jnp.bfloat16, "batch")
+    model = create("resnet20", num_classes=7, dtype="bfloat16", shortcut="C", zero_gamma=True)
+    assert (model.num_classes, model.dtype) == (7, jnp.bfloat16)
     assert (model.shortcut, model.zero_gamma, model.depths) == ("C", True, (3, 3, 3))
 
 
@@ -68,5 +70,50 @@ def test_options_of_a_model():
     ids=lambda v: re.sub(r"\W+", "-", str(v))[:60],
 )
 def test_wrong_arguments_are_named(arguments, message):
+    options = {key: value for key, value in arguments.items() if key != "name"}
     with pytest.raises(UsageError, match=re.escape(message)):
-        create(**arguments)
+        create(arguments["name"], **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("num_classes", "num_classes is none of the options of resnet20: it is a setting of its own"),
+        ("dtype", "dtype is none of the options of resnet20: it is a setting of its own"),
+        ("name", "unknown option of resnet20 'name': "),
+        ("parent", "unknown option of resnet20 'parent': "),
+        ("axis_name", "unknown option of resnet20 'axis_name': "),
+        ("shortcuts", "unknown option of resnet20 'shortcuts': did you mean 'shortcut'?"),
+    ],
+)
+def test_what_every_model_has_is_no_option(option, message):
+    """Such as `--model.options num_classes 3`, or the options of somebody's file of weights."""
+    with pytest.raises(UsageError, match=re.escape(message)):
+        checked_options("resnet20", {"shortcut": "B", option: 3})
+    if option not in ("num_classes", "dtype"):
+        with pytest.raises(UsageError, match=re.escape(message)):
+            create("resnet20", **{option: 3})
+
+
+def test_checked_options_are_those_that_create_takes():
+    given = {"depths": [1, 2], "shortcut": "B", "zero_gamma": True}
+    assert checked_options("resnet20", given) == {"depths": (1, 2), "shortcut": "B", "zero_gamma": True}
+    assert given["depths"] == [1, 2]
+
+
+def test_the_table_is_joined_of_the_families():
+    assert list(MODELS) == [name for entries in FAMILIES.values() for name in entries]
+    files = {name for _, name, _ in pkgutil.iter_modules(jaxcnn.models.__path__)}
+    tables = {name: getattr(importlib.import_module(f"jaxcnn.models.{name}"), "MODELS", None) for name in files}
+    # Each file that has a table, by its name; `summary` and others take what has been joined from it.
+    found = {name: table for name, table in tables.items() if table and table is not MODELS}
+    assert found == FAMILIES
+    assert (family_of("resnet50"), family_of("wide_resnet50_2")) == ("resnet", "wide_resnet")
+    with pytest.raises(UsageError, match="unknown model 'resnet51': did you mean"):
+        family_of("resnet51")
+
+
+def test_two_models_of_one_name_are_refused():
+    families = {"lenet": FAMILIES["lenet"], "other": {"tiny": MODELS["vgg11"], "lenet5": MODELS["lenet5"]}}
+    with pytest.raises(ValueError, match="two models are called 'lenet5': one of lenet and one of other"):
+        _joined(families)

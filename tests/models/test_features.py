@@ -13,6 +13,7 @@ from jaxcnn import features
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import Conv, Dense, Dropout
 from jaxcnn.models import Model
+from jaxcnn.models.calls import init
 from jaxcnn.models.resnet import resnet_tiny
 
 MODEL = resnet_tiny()
@@ -129,7 +130,7 @@ def test_tuples_and_submodules_called_twice():
 
 
 def test_training():
-    found = features(ODD, ODD_VARIABLES, IMAGES, ["dropout"], train=True, rngs={"dropout": jax.random.key(0)})
+    found = features(ODD, ODD_VARIABLES, IMAGES, ["dropout"], train=True, key=jax.random.key(0))
     assert 0.3 < float((found["dropout"] == 0).mean()) < 0.7
     trained = features(MODEL, VARIABLES, 2 + IMAGES, ["output"], train=True)["output"]
     assert np.abs(trained - features(MODEL, VARIABLES, 2 + IMAGES, ["output"])["output"]).max() > 1e-3
@@ -149,3 +150,62 @@ def test_requests_that_cannot_be():
         features(MODEL, VARIABLES, IMAGES, ["output"], add={"stage3": jnp.zeros(3)})
     with pytest.raises(UsageError, match=r"add\['stage2'\] has shape \(4, 4, 32\): expected \(2, 4, 4, 32\)"):
         features(MODEL, VARIABLES, IMAGES, ["output"], add={"stage2": jnp.zeros((4, 4, 32))})
+
+
+class _Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Conv(3, (3, 3), name="conv")(x))
+
+
+class _Plain(nn.Module):
+    """Flax's layers alone, one block of them rematerialised and one jitted."""
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.jit(_Block)(name="jitted")(nn.remat(_Block)(name="block")(x))
+        x = nn.BatchNorm(use_running_average=not train, name="bn")(x)
+        return nn.Dense(2, name="head")(nn.Dropout(self.rate, deterministic=not train, name="dropout")(x).mean((1, 2)))
+
+
+def test_plain_modules():
+    model = _Plain()
+    variables = init(model, jax.random.key(0), IMAGES)
+    found = features(model, variables, IMAGES, ["block", "block/conv", "jitted", "output"])
+    np.testing.assert_array_equal(found["output"], model.apply(variables, IMAGES, False))
+    np.testing.assert_array_equal(found["block"], nn.relu(found["block/conv"]))
+    assert found["jitted"].any()
+    change = jnp.ones_like(found["block"])
+    moved = features(model, variables, IMAGES, ["block", "output"], add={"block": change})
+    np.testing.assert_allclose(moved["block"], found["block"] + 1, rtol=1e-6)
+    slope = jax.grad(lambda c: features(model, variables, IMAGES, ["output"], add={"block": c})["output"][0, 0])(change)
+    assert slope[0].any() and not slope[1].any()
+    trained = features(model, variables, IMAGES, ["dropout"], train=True, key=jax.random.key(0))["dropout"]
+    assert 0.3 < float((trained == 0).mean()) < 0.9
+    with pytest.raises(UsageError, match="unknown submodule of _Plain 'blok': did you mean 'block'"):
+        features(model, variables, IMAGES, ["blok"])
+
+    sequential = nn.Sequential([nn.Conv(4, (3, 3)), nn.relu, nn.Dense(2)])
+    variables = init(sequential, jax.random.key(0), IMAGES)
+    both = features(sequential, variables, IMAGES, ["layers_0", "layers_2"])
+    assert (both["layers_0"].shape, both["layers_2"].shape) == ((2, 32, 32, 4), (2, 32, 32, 2))
+
+
+class _Looped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        body = nn.scan(
+            lambda block, x, _: (block(x), None), variable_axes={"params": 0}, split_rngs={"params": True}, length=2
+        )
+        return nn.Dense(2, name="head")(body(_Block(name="block"), x, None)[0])
+
+
+def test_what_lies_in_a_loop_cannot_be_read():
+    variables = init(_Looped(), jax.random.key(0), IMAGES)
+    assert features(_Looped(), variables, IMAGES, ["head"])["head"].shape == (2, 32, 32, 2)
+    with pytest.raises(
+        UsageError, match="'block/conv' lies in a loop of Flax, from which its output does not come out"
+    ):
+        features(_Looped(), variables, IMAGES, ["block/conv"])

@@ -37,7 +37,7 @@ def test_the_head_drops_its_input_and_is_averaged():
     variables = model.init(jax.random.key(0), x)
     names = ["fire4", "head", "output"]
     tested = features(model, variables, x, names)
-    trained = features(model, variables, x, names, train=True, rngs={"dropout": jax.random.key(0)})
+    trained = features(model, variables, x, names, train=True, key=jax.random.key(0))
     assert [np.array_equal(tested[name], trained[name]) for name in names] == [True, False, False]
     assert tested["head"].min() == 0 < tested["head"].max()
     np.testing.assert_allclose(tested["output"], tested["head"].mean((1, 2)), rtol=1e-5)

@@ -74,13 +74,13 @@ def test_dropout_is_behind_both_hidden_layers():
     variables = model.init(jax.random.key(0), x)
     names = ["fc6", "fc7", "output"]
     tested = features(model, variables, x, names)
-    trained = features(model, variables, x, names, train=True, rngs={"dropout": jax.random.key(0)})
+    trained = features(model, variables, x, names, train=True, key=jax.random.key(0))
     assert [np.array_equal(tested[name], trained[name]) for name in names] == [True, False, False]
     without_head = model.clone(num_classes=None)
     np.testing.assert_array_equal(without_head.apply(variables, x), tested["fc7"])
     # The head's input is dropped too: with the activations of fc7 put back the logits still change.
     back = {"fc7": tested["fc7"] - trained["fc7"]}
-    put_back = features(model, variables, x, names, train=True, rngs={"dropout": jax.random.key(0)}, add=back)
+    put_back = features(model, variables, x, names, train=True, key=jax.random.key(0), add=back)
     np.testing.assert_allclose(put_back["fc7"], tested["fc7"], rtol=1e-5)
     assert not np.allclose(put_back["output"], tested["output"], rtol=0.1, atol=0)
 

@@ -13,13 +13,14 @@ import pytest
 
 import jaxcnn
 from jaxcnn import (
+    SGD,
     CheckpointConfig,
     DataConfig,
     EvalConfig,
     Experiment,
     ModelConfig,
-    OptimConfig,
-    ScheduleConfig,
+    Momentum,
+    Plateau,
     TrainConfig,
     cli,
     runs,
@@ -54,7 +55,7 @@ def lenet(data):
         name="lenet",
         model=ModelConfig(name="lenet5"),
         data=DataConfig(source="npz", path=data, val_split="val"),
-        optim=OptimConfig(name="momentum", learning_rate=0.02),
+        optim=Momentum(learning_rate=0.02),
         train=TrainConfig(batch_size=24, steps=12, log_every=5, devices=1),
         eval=EvalConfig(every=4, batch_size=20),
         checkpoint=CheckpointConfig(every=3),
@@ -81,8 +82,8 @@ def stateful(data, tmp_path_factory):
         name="stateful",
         model=ModelConfig(name="resnet_tiny"),
         data=DataConfig(source="npz", path=data, image_size=12),
-        optim=OptimConfig(name="momentum", learning_rate=0.02, clip_norm=1.0),
-        schedule=ScheduleConfig(name="plateau", patience=2),
+        optim=Momentum(learning_rate=0.02, clip_norm=1.0),
+        schedule=Plateau(patience=2),
         train=TrainConfig(batch_size=24, steps=10, log_every=4, devices=1, ema_decay=0.9, recompute_batch_stats=True),
         eval=EvalConfig(every=4, batch_size=20),
     )
@@ -321,7 +322,7 @@ def test_where_all_checkpoints_are_damaged_the_run_is_left_as_it_is(unfinished, 
 def test_a_loss_that_is_not_finite_ends_the_run(lenet, tmp_path):
     exploding = replace(
         lenet,
-        optim=OptimConfig(name="sgd", learning_rate=1e12),
+        optim=SGD(learning_rate=1e12),
         train=replace(lenet.train, log_every=1),
         checkpoint=CheckpointConfig(every=1, keep=9),
     )

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxcnn.runs.recorder import Recorder
+from jaxcnn.runs.session import Session
+from jaxcnn.train.seeds import choose_mode
 
 import jaxcnn
 from jaxcnn import (
@@ -17,7 +20,7 @@ from jaxcnn import (
     EvalConfig,
     Experiment,
     ModelConfig,
-    OptimConfig,
+    Momentum,
     PadCrop,
     TrainConfig,
     cli,
@@ -28,12 +31,9 @@ from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import MODELS, Model
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.runs.recorder import Recorder
+from jaxcnn.progress import SeedsProgress
 from jaxcnn.runs.seeds import seeds_alone
-from jaxcnn.runs.session import Session
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.progress import SeedsProgress
-from jaxcnn.train.seeds import choose_mode
 
 SEEDS = (5, 6, 7)
 # BatchNorm, averaged parameters, augmentation: everything that a seed or a neighbour could change.
@@ -41,7 +41,7 @@ EXPERIMENT = Experiment(
     name="several",
     model=ModelConfig(name="smooth"),
     data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:60]", augment=(PadCrop(pad=1),)),
-    optim=OptimConfig(name="momentum", learning_rate=0.05),
+    optim=Momentum(learning_rate=0.05),
     train=TrainConfig(batch_size=24, steps=8, log_every=3, devices=1, ema_decay=0.9),
     eval=EvalConfig(every=4, batch_size=30),
     checkpoint=CheckpointConfig(keep=1, tensorboard=False),
@@ -54,12 +54,11 @@ class Smooth(Model):
 
     num_classes: int | None = 10
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
         x = Conv(4, 3, padding=1, use_bias=False, dtype=self.dtype, name="conv")(x)
-        x = jnp.tanh(BatchNorm(not train, axis_name=self.axis_name, dtype=self.dtype, name="bn")(x))
+        x = jnp.tanh(BatchNorm(not train, dtype=self.dtype, name="bn")(x))
         x = Dropout(0.1, deterministic=not train)(global_avg_pool(x))
         return x if self.num_classes is None else Dense(self.num_classes, name="head")(x.astype(jnp.float32))
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import jaxcnn
-from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, TrainConfig, cli, weights
+from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig, cli, weights
 from jaxcnn.errors import UsageError
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.runs.export import export
@@ -44,7 +44,7 @@ def first(data):
         name="first",
         model=ModelConfig(name="resnet20", options={"depths": (1, 1), "width": 4}),
         data=DataConfig(source="npz", path=data, per_pixel_mean=True),
-        optim=OptimConfig(name="momentum", learning_rate=0.02),
+        optim=Momentum(learning_rate=0.02),
         train=TrainConfig(batch_size=20, steps=6, devices=1, ema_decay=0.9),
         eval=EvalConfig(every=6),
     )

@@ -5,13 +5,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from PIL import Image
-
-from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, OptimConfig, TrainConfig
-from jaxcnn.errors import UsageError
-from jaxcnn.models import MODELS, resnet
 from jaxcnn.runs.session import Session
 from jaxcnn.runs.views import score_views, several_scales, ten_crops
+from PIL import Image
+
+from jaxcnn import DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, TrainConfig
+from jaxcnn.errors import UsageError
+from jaxcnn.models import MODELS, resnet
 from jaxcnn.stop import StopFlag
 
 EXPERIMENT = Experiment(
@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
         train_split="train[:24]",
         test_split="test[:27]",
     ),
-    optim=OptimConfig(name="momentum", learning_rate=0.05),
+    optim=Momentum(learning_rate=0.05),
     train=TrainConfig(batch_size=8, steps=1, devices=2),
     eval=EvalConfig(batch_size=40),
 )

@@ -50,16 +50,17 @@ def test_loss_and_sums(seed, n, classes, smoothing):
     logits = np.round(rng.normal(scale=3, size=(n, classes))).astype(np.float32)  # rounded: ties are common
     labels, mask = rng.integers(0, classes, n), rng.random(n) < 0.7
     batch, kept = batch_of(labels, mask), np.flatnonzero(mask)
-    loss, sums = Classification(smoothing).loss(jnp.asarray(logits), batch)
-    smoothed = cross_entropy(logits, labels, smoothing)[kept]
-    np.testing.assert_allclose(sums["loss"], smoothed.sum(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(loss, smoothed.mean() if len(kept) else 0.0, rtol=1e-5, atol=1e-5)
-    plain = Classification(smoothing).sums(jnp.asarray(logits), batch)
-    np.testing.assert_allclose(plain["loss"], cross_entropy(logits, labels)[kept].sum(), rtol=1e-5, atol=1e-5)
-    for found in (sums, plain):
-        assert found["count"] == len(kept)
-        assert found["correct"] == right_at(logits[kept], labels[kept], 1)
-        assert found["correct_top5"] == right_at(logits[kept], labels[kept], 5)
+    task = Classification(label_smoothing=smoothing)
+    losses = task.losses(jnp.asarray(logits), batch)
+    smoothed = np.where(mask, cross_entropy(logits, labels, smoothing), 0.0)
+    np.testing.assert_allclose(losses, smoothed, rtol=1e-5, atol=1e-5)
+    assert task.count(batch) == len(kept)
+    sums = task.sums(jnp.asarray(logits), batch)
+    np.testing.assert_allclose(sums["loss"], cross_entropy(logits, labels)[kept].sum(), rtol=1e-5, atol=1e-5)
+    assert sums["count"] == len(kept)
+    assert sums["correct"] == right_at(logits[kept], labels[kept], 1)
+    assert ("correct_top5" in sums) == (classes > 5)
+    assert classes == 2 or sums["correct_top5"] == right_at(logits[kept], labels[kept], 5)
 
 
 def test_ties_and_nan_are_mistakes():
@@ -79,33 +80,41 @@ def test_top5_is_the_fifth_place_and_not_the_sixth():
 
 
 def test_a_masked_example_counts_nowhere_whatever_it_holds():
-    task = Classification(0.1)
+    task = Classification(label_smoothing=0.1)
     logits = jnp.array([[2.0, 1, 0], [0, 1, 0]], jnp.float32)
     padded = jnp.concatenate([logits, jnp.full((2, 3), jnp.nan)])
     batch = batch_of([0, 1, 0, 2], [True, True, False, False])
-    loss, sums = task.loss(padded, batch)
-    expected_loss, expected = task.loss(logits, batch_of([0, 1]))
-    np.testing.assert_array_equal(loss, expected_loss)
-    jax.tree.map(np.testing.assert_array_equal, sums, expected)
-    nowhere, sums = task.loss(padded, batch_of([0, 1, 0, 2], [False] * 4))
-    assert nowhere == 0
-    assert sums["count"] == 0
-    gradient = jax.grad(lambda x: task.loss(x, batch)[0])(padded.at[2:].set(1e4))
+    np.testing.assert_array_equal(task.losses(padded, batch), [*task.losses(logits, batch_of([0, 1])), 0, 0])
+    jax.tree.map(np.testing.assert_array_equal, task.sums(padded, batch), task.sums(logits, batch_of([0, 1])))
+    nowhere = batch_of([0, 1, 0, 2], [False] * 4)
+    np.testing.assert_array_equal(task.losses(padded, nowhere), np.zeros(4))
+    assert task.count(nowhere) == 0 and not any(jax.tree.leaves(task.sums(padded, nowhere)))
+    gradient = jax.grad(lambda x: task.losses(x, batch).sum())(padded.at[2:].set(1e4))
     assert np.all(gradient[2:] == 0)
     assert np.all(gradient[:2] != 0)
 
 
 def test_metrics():
-    sums = {"loss": 6.0, "correct": 1, "correct_top5": 2, "count": 4}
-    assert Classification().metrics(sums, 5) == {"loss": 1.5, "accuracy": 0.25}
-    assert Classification().metrics(sums, 6) == {"loss": 1.5, "accuracy": 0.25, "top5_error": 0.5}
-    with pytest.raises(ValueError, match="no example"):
-        Classification().metrics(sums | {"count": 0}, 6)
+    sums = {"loss": 6.0, "correct": 1, "count": 4}
+    assert Classification().metrics(sums) == {"loss": 1.5, "accuracy": 0.25}
+    assert Classification().metrics(sums | {"correct_top5": 2}) == {"loss": 1.5, "accuracy": 0.25, "top5_error": 0.5}
+
+
+def test_targets_of_mixed_labels_take_the_place_of_labels_in_the_loss():
+    """A model may have more logits than the data have classes: nothing of the mass is theirs but by smoothing."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4, 7)).astype(np.float32)
+    target = rng.dirichlet(np.ones(5), size=4).astype(np.float32)
+    batch = batch_of([0, 1, 2, 3], [True, True, True, False])
+    losses = Classification(label_smoothing=0.1).losses(logits, batch | {"target": jnp.asarray(target)})
+    each = np.stack([cross_entropy(logits, [k] * 4) for k in range(7)], 1)
+    smoothed = 0.9 * np.pad(target, ((0, 0), (0, 2))) + 0.1 / 7
+    np.testing.assert_allclose(losses, [*(smoothed * each).sum(1)[:3], 0.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_label_smoothing_range(value):
-    with pytest.raises(UsageError, match=r"label_smoothing is .*: expected a value in \[0, 1\)"):
+    with pytest.raises(UsageError, match=r"task\.label_smoothing is .*: expected a finite number in \[0, 1\)"):
         Classification(label_smoothing=value)
 
 
@@ -115,21 +124,23 @@ def test_auxiliary_heads_add_to_the_loss_and_not_to_the_metrics():
     labels, kept = [0, 3, 6, 2], [0, 1, 3]
     batch = batch_of(labels, [True, True, False, True])
     main_loss, first_loss, second_loss = (cross_entropy(x, labels, 0.1)[kept].mean() for x in (main, first, second))
-    task = Classification(0.1)
-    loss, sums = task.loss(WithAux(main, (first, second), 0.3), batch)
+    task = Classification(label_smoothing=0.1)
+    outputs = WithAux(main, (first, second), 0.3)
+    loss = task.losses(outputs, batch).sum() / 3
     np.testing.assert_allclose(loss, main_loss + 0.3 * (first_loss + second_loss), rtol=1e-5)
-    np.testing.assert_allclose(sums["loss"], 3 * main_loss, rtol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, sums, task.loss(main, batch)[1])
+    jax.tree.map(np.testing.assert_array_equal, task.sums(outputs, batch), task.sums(main, batch))
+    np.testing.assert_array_equal(task.collect(outputs, batch)["logits"], main)
+    np.testing.assert_array_equal(task.predict(outputs), task.predict(main))
 
 
 def test_a_training_step_moves_the_auxiliary_heads():
     model, tx, task = googlenet_tiny(aux_heads=True), optax.sgd(1e-2), Classification()
     image = jax.random.normal(jax.random.key(1), (4, 80, 80, 3))
     batch = {"image": image, **batch_of([0, 1, 2, 3])}
-    state = create_state(model, tx, jax.random.key(0), image)
+    state = create_state(model.init(jax.random.key(0), image), tx, jax.random.key(0))
     after, _ = jax.jit(make_train_step(model, tx, task))(state, batch)
     for name in ("aux1", "aux2", "head"):
         moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), state.params[name], after.params[name])
         assert all(jax.tree.leaves(moved)), name
-    _, logits = jax.jit(make_eval_step(model, task))(after.variables, batch)
-    assert logits.shape == (4, 5)
+    _, collected = jax.jit(make_eval_step(model, task))(after.variables, batch)
+    assert collected["logits"].shape == (4, 5)

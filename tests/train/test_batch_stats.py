@@ -9,6 +9,7 @@ from toys import SHAPE, Toy, assert_close, assert_same_bits, images
 
 from jaxcnn.data import Split
 from jaxcnn.stop import Stopped
+from jaxcnn.tasks import Classification
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
 
 N, SIZE = 26, 8
@@ -35,12 +36,12 @@ VARIABLES = variables()
 
 
 def exact(variables, batch_size=SIZE, poll=lambda number: None):
-    moments = jax.jit(make_moments_step(MODEL))
+    moments = jax.jit(make_moments_step(MODEL, Classification()))
 
-    def step(variables, batch):
+    def step(batch):
         return moments(variables, {**batch, "image": normalised(batch["image"]).astype(np.float32)})
 
-    return exact_batch_stats(step, variables, whole_batches(SPLIT, batch_size), poll)
+    return exact_batch_stats(step, whole_batches(SPLIT, batch_size), poll)
 
 
 def convolve(x, layer):

@@ -1,41 +1,39 @@
 """What crosses devices in a training step, read from the compiled program: gradients once, BatchNorm's statistics."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from programs import Collective, collectives_of
 
-from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, OptimConfig, PadCrop, TrainConfig
+from jaxcnn import DataConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, TrainConfig
 from jaxcnn.models import MODELS
 from jaxcnn.models.resnet import resnet_tiny
-from jaxcnn.runs.session import Session
-from jaxcnn.stop import StopFlag
-from jaxcnn.train.compiled import Collective, collectives_of
-from jaxcnn.train.parallel import Jit
-from jaxcnn.train.reduction import sum_over
+from jaxcnn.runs import Trainer
+from jaxcnn.train.parallel import Parallel
 
 LENET = Experiment(
     name="x",
     model=ModelConfig(name="lenet5"),
     data=DataConfig(source="digits", image_size=32, augment=(PadCrop(pad=2), Flip())),
-    optim=OptimConfig(name="momentum", learning_rate=0.1, clip_norm=1.0),
+    optim=Momentum(learning_rate=0.1, clip_norm=1.0),
     train=TrainConfig(batch_size=16, steps=1, ema_decay=0.9),
 )
 RESNET50 = replace(LENET, model=ModelConfig(name="resnet50"))
-# With the gradients travel the mean loss, its sum, and three counts, each as four floats.
-BESIDE = 4 * (1 + 1 + 3 * 4)
+# With the gradients travel two sums of losses, that which is differentiated and the task's own.
+LOSSES = 4 * 2
+# Whole numbers go by themselves, since a collective is of one type: correct, correct_top5, what divides, and the task's
+# count, which is the same and may go as one.
+COUNTS = (4 * 3, 4 * 4)
 
 
 def in_a_step(experiment, **train):
-    """Return the collectives of a training step on eight devices, and the session."""
-    session = Session(replace(experiment, train=replace(experiment.train, **train)), StopFlag())
-    assert session.parallel.mesh.size == 8
-    state = session.abstract_state(session.parallel.replicated)
-    lowered = session.train_step.lower(state, session.parallel.window({}), session.arguments(0))
+    """Return the collectives of a training step on eight devices, and the shapes of the state."""
+    trainer = Trainer.from_experiment(replace(experiment, train=replace(experiment.train, **train)))
+    assert len(trainer.parallel.devices) == 8
+    state = trainer.abstract_state()
+    lowered = trainer.train_step.lower(state, trainer.inputs.like(0))
     return collectives_of(lowered.compile().as_text()), state
 
 
@@ -43,15 +41,16 @@ def total_bytes(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check(found, state, batches=1):
-    """Check that gradients cross once; and for each of so many batches BatchNorm's statistics, back and forth."""
+def check(found, state, *, crossing, most):
+    """Check that gradients and sums cross once, nearly all in one collective, and beside them so many bytes."""
     assert {collective.kind for collective in found} == {"all-reduce"}
-    gradients = total_bytes(state.params) + BESIDE
-    assert [collective.bytes for collective in found].count(gradients) == 1
-    # Of each channel mean and mean of squares, as the state holds mean and variance; in the backward pass as much.
-    norms = len(jax.tree.leaves(state.batch_stats)) // 2
-    assert sum(collective.bytes for collective in found) == gradients + 2 * batches * total_bytes(state.batch_stats)
-    assert len(found) <= 1 + 2 * batches * norms  # XLA puts some of those together that do not wait for each other
+    sizes = sorted(collective.bytes for collective in found)
+    assert sizes.pop(0) in COUNTS
+    gradients = total_bytes(state.params) + LOSSES
+    # XLA sends equal arrays once, such as the gradients of two BatchNorms whose outputs are added.
+    assert 0.97 * (gradients + crossing) <= sum(sizes) <= gradients + crossing
+    assert sizes[-1] > 0.97 * gradients
+    assert len(sizes) <= most
 
 
 @pytest.fixture
@@ -60,9 +59,29 @@ def tiny(monkeypatch):
     return replace(LENET, model=ModelConfig(name="tiny"))
 
 
-def test_without_batch_norm_there_is_one():
-    found, state = in_a_step(LENET)
-    assert found == [Collective("all-reduce", total_bytes(state.params) + BESIDE)]
+several_ways = pytest.mark.parametrize("parallel", ["jit", "pmap"])
+
+
+@several_ways
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_without_batch_norm_there_is_one_of_each_type(parallel, accumulation_steps):
+    found, state = in_a_step(LENET, parallel=parallel, accumulation_steps=accumulation_steps)
+    assert max(found) == Collective("all-reduce", total_bytes(state.params) + LOSSES)
+    check(found, state, crossing=0, most=1)
+
+
+@several_ways
+def test_where_devices_normalise_by_themselves_their_statistics_travel_with_the_gradients(tiny, parallel):
+    found, state = in_a_step(tiny, parallel=parallel, sync_batch_norm=False)
+    check(found, state, crossing=total_bytes(state.batch_stats), most=1)
+
+
+def check_synchronised(found, state, batches):
+    """Check that of each channel mean and mean of squares cross for each of so many batches, to and fro."""
+    assert state.batch_stats
+    norms = len(jax.tree.leaves(state.batch_stats)) // 2
+    # XLA puts some of those together that do not wait for each other.
+    check(found, state, crossing=2 * batches * total_bytes(state.batch_stats), most=1 + 2 * batches * norms)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +89,7 @@ def test_without_batch_norm_there_is_one():
 )
 def test_with_batch_norm(tiny, accumulation_steps, remat):
     found, state = in_a_step(tiny, accumulation_steps=accumulation_steps, remat=remat)
-    assert state.batch_stats
-    check(found, state, batches=accumulation_steps)
+    check_synchronised(found, state, accumulation_steps)
 
 
 @pytest.mark.slow
@@ -79,37 +97,7 @@ def test_with_batch_norm(tiny, accumulation_steps, remat):
 def test_resnet50(remat):
     found, state = in_a_step(RESNET50, remat=remat)
     assert total_bytes(state.batch_stats) == 4 * 53_120
-    check(found, state)
-
-
-@pytest.mark.parametrize("mapped", ["shard_map", "pmap"])
-def test_a_sum_of_many_leaves_is_one_collective_and_exact(mapped):
-    rng = np.random.default_rng(0)
-    tree = {
-        "a": rng.normal(size=(8, 3, 2)).astype(np.float32),
-        "b": rng.integers(-(2**27), 2**27, (8, 5)).astype(np.int32),  # float32 holds integers up to 2**24
-        "c": rng.normal(size=(8,)).astype(np.float32),
-        "d": np.full(8, -1, np.int32),
-    }
-    add = partial(sum_over, "data")
-    if mapped == "pmap":
-        program = jax.pmap(add, axis_name="data")
-    else:
-        mesh, rows = Jit(jax.devices()).mesh, PartitionSpec("data")
-
-        @jax.jit
-        @partial(jax.shard_map, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
-        def program(tree):
-            sums = add(jax.tree.map(lambda x: x[0], tree))
-            return jax.tree.map(lambda x: x[None], sums)
-
-    found = program(tree)
-    for name, values in tree.items():
-        expected = np.broadcast_to(values.sum(0, dtype=values.dtype), values.shape)
-        assert found[name].dtype == values.dtype
-        np.testing.assert_allclose(found[name], expected, rtol=1e-6 if name in "ac" else 0)
-    floats = 6 + 4 * 5 + 1 + 4
-    assert collectives_of(program.lower(tree).compile().as_text()) == [Collective("all-reduce", 4 * floats)]
+    check_synchronised(found, state, 1)
 
 
 HLO = """
@@ -137,6 +125,6 @@ def test_reading_the_text_of_a_program():
 
 
 def test_what_xla_partitions_by_itself_is_seen():
-    parallel, x = Jit(jax.devices()), jax.ShapeDtypeStruct((8, 4), jnp.float32)
+    parallel, x = Parallel(8), jax.ShapeDtypeStruct((8, 4), jnp.float32)
     gather = jax.jit(lambda x: x, in_shardings=parallel.sharded, out_shardings=parallel.replicated).lower(x).compile()
     assert collectives_of(gather.as_text()) == [Collective("all-gather", 4 * 8 * 4)]

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import memory
 from toys import assert_close
 
 from jaxcnn import create
+from jaxcnn.keys import init_key
 from jaxcnn.layers import BatchNorm, Blocks, Conv, Dense, Dropout, StochasticDepth, global_avg_pool
 from jaxcnn.models import (
     alexnet,
@@ -36,10 +38,9 @@ from jaxcnn.models import (
     zfnet,
 )
 from jaxcnn.models.base import Model
+from jaxcnn.models.remat import blocks_of
 from jaxcnn.tasks import Classification
-from jaxcnn.train.compiled import memory
-from jaxcnn.train.parallel import Jit
-from jaxcnn.train.remat import blocks_of
+from jaxcnn.train.parallel import Parallel
 from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_train_step
 
@@ -53,24 +54,23 @@ def data_of(n, side, channels=3):
 
 
 def compiled(model, data, **options):
-    """Return a training step, the state it starts from, and its window."""
-    images = jax.ShapeDtypeStruct((1, *data["image"].shape[1:]), jnp.float32)
-    state, parallel = create_state(model, SGD, jax.random.key(0), images), Jit(jax.devices()[:1])
+    """Return a training step, and the state it starts from."""
+    images, key = jax.ShapeDtypeStruct((1, *data["image"].shape[1:]), jnp.float32), jax.random.key(0)
+    state = create_state(model.init(init_key(key), images), SGD, key)
     step = make_train_step(model, SGD, Classification(), **options)
-    window = parallel.window({})
-    run = parallel.compile_train(step, lambda batch: batch)
-    return run.lower(state, window, (data,)).compile(), state, window
+    run = Parallel(1, devices=1).compile_train(step, lambda batch: batch)
+    return run.lower(state, data).compile(), state
 
 
 def check_same(model, data, **options):
     """Check that a step is the same with and without, up to rounding: XLA fuses other operations."""
     found = []
     for remat in (False, True):
-        step, state, window = compiled(model, data, remat=remat, **options)
+        step, state = compiled(model, data, remat=remat, **options)
         before = jax.tree.map(np.array, state.params)
-        state, window, loss = step(state, window, (data,))
+        state, sums = step(state, data)
         gradients = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
-        found.append((gradients, (state.batch_stats, window, loss)))
+        found.append((gradients, (state.batch_stats, sums)))
     (expected, forward), (gradients, again) = found
     assert_close(again, forward, rtol=1e-6)
     # Of the whole: the gradient of a bias before BatchNorm is 0, and rounding is all there is of it.

@@ -1,7 +1,6 @@
 """The state is data, its start a function of the key, its digest one of the parameters."""
 
 import hashlib
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,9 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Toy, assert_same_bits, host, images, start
+from toys import Toy, assert_same_bits, host, images, start, state_like
 
+from jaxcnn.keys import init_key
 from jaxcnn.models import create
 from jaxcnn.train.state import create_state, params_sha256
 
@@ -40,15 +40,25 @@ def test_evaluation_uses_the_average_where_there_is_one():
 def test_the_start_depends_on_the_key_alone():
     assert_same_bits(start(Toy(), ADAM), start(Toy(), ADAM))
     assert params_sha256(start(Toy(), ADAM, seed=1).params) != params_sha256(start(Toy(), ADAM).params)
-    key = jax.random.key(0)
-    abstract = jax.eval_shape(partial(create_state, Toy(norm=True), ADAM, images=images(1), ema=True), key)
+    abstract = state_like(Toy(norm=True), ADAM, images(1), ema=True)
     real = start(Toy(norm=True), ADAM, ema=True)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract) == jax.tree.map(lambda x: (x.shape, x.dtype), real)
 
 
+def test_a_state_may_start_from_given_variables():
+    given = Toy(norm=True).init(jax.random.key(7), images(1))
+    state = create_state(given, ADAM, jax.random.key(0), ema=True)
+    for tree in (state.params, state.ema):
+        assert_same_bits(tree, given["params"])
+    assert_same_bits(state.batch_stats, given["batch_stats"])
+
+
 def test_donating_the_state_leaves_nothing_else_deleted():
     key = jax.random.key(3)
-    make = partial(create_state, Toy(norm=True), ADAM, key, images(1), ema=True)
+
+    def make():
+        return create_state(Toy(norm=True).init(init_key(key), images(1)), ADAM, key, ema=True)
+
     first = make()
     expected = host(first)
     donated = jax.jit(lambda s: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), s), donate_argnums=0)(first)
@@ -92,7 +102,8 @@ def test_initialising_resnet50_compiles_no_convolution(tmp_path):
     jax.config.update("jax_dump_ir_to", str(tmp_path))
     try:
         shape = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-        state = create_state(create("resnet50"), optax.sgd(0.1), jax.random.key(0), shape)
+        key = jax.random.key(0)
+        state = create_state(create("resnet50").init(init_key(key), shape), optax.sgd(0.1), key)
         assert compiled_convolutions() == []
         toy = start(Toy(), ADAM)
         jax.jit(Toy().apply)(toy.variables, np.zeros((1, 6, 6, 2), np.float32))

@@ -1,6 +1,6 @@
 """One training step: against plain numpy, in parts, averaged, clipped, in bfloat16, twice."""
 
-from functools import partial
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -8,20 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toys import CLASSES, Toy, assert_close, assert_same_bits, batch, host, images, start
+from toys import CLASSES, Toy, assert_close, assert_same_bits, batch, host, images, start, state_like
 
 from jaxcnn.layers import Dense
 from jaxcnn.models import Model
 from jaxcnn.models.resnet import resnet_tiny
 from jaxcnn.tasks import Classification
-from jaxcnn.train.optim import OptimConfig, make_optimizer
-from jaxcnn.train.parallel import Jit
-from jaxcnn.train.schedules import ScheduleConfig
-from jaxcnn.train.state import create_state
+from jaxcnn.train.optim import make_optimizer
+from jaxcnn.train.optimizers import SGD
+from jaxcnn.train.parallel import Parallel
+from jaxcnn.train.schedules import Constant, Plateau
 from jaxcnn.train.step import make_eval_step, make_train_step
 
 TASK = Classification(label_smoothing=0.1)
-SGD, MOMENTUM = optax.sgd(0.5), optax.sgd(0.5, momentum=0.9)
+PLAIN, HEAVY = optax.sgd(0.5), optax.sgd(0.5, momentum=0.9)
 
 
 def compiled(model, tx, **options):
@@ -37,9 +37,9 @@ class Linear(Model):
 
 
 def test_sgd_step_of_a_linear_model_by_hand():
-    state, data = start(Linear(), SGD), batch(5)
+    state, data = start(Linear(), PLAIN), batch(5)
     before = host(state.params["head"])
-    after, sums = compiled(Linear(), SGD)(state, data)
+    after, sums = compiled(Linear(), PLAIN)(state, data)
 
     x = data["image"].reshape(5, -1).astype(np.float64)
     logits = x @ before["kernel"] + before["bias"]
@@ -49,14 +49,15 @@ def test_sgd_step_of_a_linear_model_by_hand():
     expected = {"kernel": before["kernel"] - 0.5 * x.T @ slope, "bias": before["bias"] - 0.5 * slope.sum(0)}
     assert_close(after.params["head"], expected)
     np.testing.assert_allclose(sums["loss"], -(target * np.log(p)).sum(), rtol=1e-5)
-    assert sums["correct"] == (logits.argmax(-1) == data["label"]).sum()
     assert (sums["count"], after.step) == (5, 1)
+    assert_same_bits(sums["task"]["correct"], (logits.argmax(-1) == data["label"]).sum())
+    np.testing.assert_allclose(sums["task"]["loss"], -np.log(p[np.arange(5), data["label"]]).sum(), rtol=1e-5)
 
 
 def test_a_step_is_a_pure_function():
     model = Toy(norm=True, dropout=0.5)
-    step = compiled(model, MOMENTUM, ema_decay=0.9)
-    state = start(model, MOMENTUM, ema=True)
+    step = compiled(model, HEAVY, ema_decay=0.9)
+    state = start(model, HEAVY, ema=True)
     before = host(state)
     first, second = step(state, batch(6)), step(state, batch(6))
     assert_same_bits(first, second)
@@ -64,8 +65,8 @@ def test_a_step_is_a_pure_function():
     assert jax.tree.structure(first[0]) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), first[0]) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert_same_bits(first[0].key, state.key)
-    donated, _ = jax.jit(make_train_step(model, MOMENTUM, TASK, ema_decay=0.9), donate_argnums=0)(
-        start(model, MOMENTUM, ema=True), batch(6)
+    donated, _ = jax.jit(make_train_step(model, HEAVY, TASK, ema_decay=0.9), donate_argnums=0)(
+        start(model, HEAVY, ema=True), batch(6)
     )
     assert_same_bits(donated, first[0])
 
@@ -73,24 +74,23 @@ def test_a_step_is_a_pure_function():
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_equals_the_whole_batch(parts, devices):
-    whole, whole_sums = compiled(Toy(), MOMENTUM)(start(Toy(), MOMENTUM), batch(16))
-    parallel = Jit(jax.devices()[:devices])
-    step = make_train_step(Toy(), MOMENTUM, TASK, accumulation_steps=parts, axis_name=parallel.step_axis)
+    whole, whole_sums = compiled(Toy(), HEAVY)(start(Toy(), HEAVY), batch(16))
+    parallel = Parallel(16, devices=devices)
+    step = make_train_step(Toy(), HEAVY, TASK, accumulation_steps=parts, axis_name=parallel.axis_name)
     run = parallel.compile_train(step, lambda batch: batch)
-    state, window, loss = run(parallel.place(start(Toy(), MOMENTUM)), parallel.window({}), (batch(16),))
+    state, sums = run(parallel.place(start(Toy(), HEAVY)), batch(16))
     assert_close(state, whole)
     assert state.step == 1
-    assert_close({name: window[name] for name in whole_sums}, whole_sums)
-    np.testing.assert_allclose(loss, whole_sums["loss"] / np.float32(16), rtol=1e-5)
+    assert_close(sums, whole_sums)
 
 
 def test_accumulation_takes_batch_norm_through_the_parts_in_turn():
     model, data = Toy(norm=True), batch(8)
-    found, _ = compiled(model, SGD, accumulation_steps=2)(start(model, SGD), data)
-    stats = start(model, SGD).variables["batch_stats"]
+    found, _ = compiled(model, PLAIN, accumulation_steps=2)(start(model, PLAIN), data)
+    stats = start(model, PLAIN).variables["batch_stats"]
     for part in (0, 1):  # every second image
         _, updated = model.apply(
-            {"params": start(model, SGD).params, "batch_stats": stats},
+            {"params": start(model, PLAIN).params, "batch_stats": stats},
             data["image"][part::2],
             train=True,
             mutable=["batch_stats"],
@@ -100,7 +100,7 @@ def test_accumulation_takes_batch_norm_through_the_parts_in_turn():
 
 
 def test_average_of_the_parameters_by_its_closed_form():
-    tx, decay, steps = MOMENTUM, 0.8, 6
+    tx, decay, steps = HEAVY, 0.8, 6
     step, state = compiled(Toy(), tx, ema_decay=decay), start(Toy(), tx, ema=True)
     seen = [host(state.params)]
     for number in range(steps):
@@ -117,9 +117,9 @@ def test_average_of_the_parameters_by_its_closed_form():
 
 def test_clipping_bounds_the_whole_gradient():
     def move(clip):
-        config = OptimConfig(name="sgd", learning_rate=0.5, clip_norm=clip)
-        state = start(Toy(), SGD)
-        tx = make_optimizer(config, ScheduleConfig(), 10, state.params)
+        config = SGD(learning_rate=0.5, clip_norm=clip)
+        state = start(Toy(), PLAIN)
+        tx = make_optimizer(config, Constant(), 10, state.params)
         state = start(Toy(), tx)
         after, _ = compiled(Toy(), tx)(state, batch(6))
         return jax.tree.map(lambda a, b: a - b, after.params, state.params)
@@ -142,9 +142,9 @@ def test_the_optimiser_is_given_the_mean_loss():
 
 
 def test_plateau_cuts_the_rate_of_a_loss_that_stands_still():
-    schedule = ScheduleConfig(name="plateau", factor=0.5, window=1, patience=2)
-    config = OptimConfig(name="sgd", learning_rate=1e-12)
-    tx = make_optimizer(config, schedule, 20, start(Toy(), SGD).params)
+    schedule = Plateau(factor=0.5, window=1, patience=2)
+    config = SGD(learning_rate=1e-12)
+    tx = make_optimizer(config, schedule, 20, start(Toy(), PLAIN).params)
     step, state = compiled(Toy(), tx), start(Toy(), tx)
     for _ in range(8):
         state, _ = step(state, batch(6))
@@ -176,26 +176,22 @@ def test_dropout_differs_by_step_and_by_part_and_repeats():
     )
 
 
-def abstract(model, tx, n):
-    return jax.eval_shape(partial(create_state, model, tx, images=images(n), ema=True), jax.random.key(0))
-
-
 @pytest.mark.parametrize("model", [Toy(norm=True, dtype=jnp.bfloat16), resnet_tiny(dtype=jnp.bfloat16, stem="cifar")])
 def test_bfloat16_is_the_type_of_the_computation_alone(model):
-    state = abstract(model, MOMENTUM, 4)
+    state = state_like(model, HEAVY, images(4), ema=True)
     data = {
         "image": images(4),
         "label": jax.ShapeDtypeStruct((4,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((4,), bool),
     }
-    step = make_train_step(model, MOMENTUM, TASK, ema_decay=0.9)
+    step = make_train_step(model, HEAVY, TASK, ema_decay=0.9)
     after, sums = jax.eval_shape(step, state, data)
     dtypes = {leaf.dtype.name for leaf in jax.tree.leaves((after.params, after.batch_stats, after.ema))}
     assert dtypes == {"float32"}
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
     assert sums["loss"].dtype == jnp.float32
-    _, logits = jax.eval_shape(make_eval_step(model, TASK), state.variables, data)
-    assert logits.dtype == jnp.float32
+    _, collected = jax.eval_shape(make_eval_step(model, TASK), state.variables, data)
+    assert collected["logits"].dtype == jnp.float32
     convolutions = [line for line in str(jax.make_jaxpr(step)(state, data)).splitlines() if "= convolve" in line]
     assert convolutions
     assert all(":bf16[" in line for line in convolutions)
@@ -215,25 +211,76 @@ def test_bfloat16_learns_like_float32():
 
 def test_evaluation_step():
     model = Toy(norm=True, dropout=0.5)
-    state, data = start(model, SGD), batch(6)
-    sums, logits = jax.jit(make_eval_step(model, TASK))(state.variables, data)
+    state, data = start(model, PLAIN), batch(6)
+    sums, collected = jax.jit(make_eval_step(model, TASK))(state.variables, data)
+    logits = collected["logits"]
     np.testing.assert_allclose(logits, model.apply(state.variables, data["image"]), rtol=1e-5, atol=1e-5)
-    assert_close(sums, TASK.sums(logits, data))  # without smoothing
+    expected = {"loss": TASK.losses(logits, data).sum(), "task": TASK.sums(logits, data), "count": 6, "seen": 6}
+    assert_close(sums, expected)
 
 
-@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (1, 2), (4, 1), (2, 2)])
-def test_the_mean_is_over_the_examples_that_count_wherever_they_are(devices, parts):
-    """Parts of a batch, on devices or one after the other, have different numbers of them."""
-    state, data = start(Linear(), SGD), batch(8)
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (1, 2), (4, 1), (2, 2), (8, 1)])
+def test_the_mean_is_over_the_examples_that_count_wherever_they_are(devices, parts, mode):
+    """Parts of a batch, on devices or one after the other, have different numbers of them, or none."""
+    state, data = start(Linear(), PLAIN), batch(8)
     mask = np.array([1, 1, 1, 0, 0, 0, 1, 0], bool)
-    axis = "data" if devices > 1 else None
-    step = make_train_step(Linear(), SGD, TASK, accumulation_steps=parts, axis_name=axis)
-    if axis:
-        mesh = jax.make_mesh((devices,), (axis,), axis_types=(jax.sharding.AxisType.Auto,))
-        spec = jax.sharding.PartitionSpec
-        step = jax.shard_map(step, mesh=mesh, in_specs=(spec(), spec(axis)), out_specs=spec(), check_vma=False)
-    found, sums = jax.jit(step)(state, data | {"mask": mask})
+    found, sums = one_step(Linear(), data | {"mask": mask}, Parallel(8, mode, devices), accumulation_steps=parts)
     some = {name: values[mask] for name, values in data.items()}
-    expected, _ = compiled(Linear(), SGD)(state, some)
-    assert_close(host(found.params["head"]), host(expected.params["head"]))
-    assert int(sums["count"]) == mask.sum()
+    expected, expected_sums = compiled(Linear(), PLAIN)(state, some)
+    assert_close(found.params, expected.params)
+    assert_close(sums, expected_sums)
+    assert sums["count"] == mask.sum()
+
+
+def one_step(model, data, parallel, task=TASK, **options):
+    step = make_train_step(model, PLAIN, task, axis_name=parallel.axis_name, **options)
+    return parallel.compile_train(step, lambda batch: batch)(parallel.place(start(model, PLAIN)), data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(Classification):
+    """Each example counts as much as its weight, not as one."""
+
+    def losses(self, outputs, batch):
+        return batch["weight"] * super().losses(outputs, batch)
+
+    def count(self, batch):
+        return batch["weight"].sum()
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (1, 2), (4, 1)])
+def test_what_divides_may_be_any_number_above_0(devices, parts):
+    parallel, data = Parallel(8, devices=devices), batch(8)
+    weight = np.arange(8, dtype=np.float32) / 100  # of 0.28 in all
+    found, sums = one_step(Linear(), data | {"weight": weight}, parallel, Weighted(), accumulation_steps=parts)
+    np.testing.assert_allclose(sums["count"], 0.28, rtol=1e-6)
+    hundredfold = data | {"weight": 100 * weight}
+    assert_close(found.params, one_step(Linear(), hundredfold, Parallel(8, devices=1), Weighted())[0].params)
+
+
+def test_where_nothing_counts_nothing_moves():
+    data = batch(4) | {"mask": np.zeros(4, bool)}
+    state, sums = compiled(Toy(), PLAIN)(start(Toy(), PLAIN), data)
+    assert_same_bits(state.params, start(Toy(), PLAIN).params)
+    assert (sums["loss"], sums["count"], state.step) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_norms_are_those_of_gradient_update_and_parameters(devices):
+    tx, data, parallel = (
+        optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(0.5)),
+        batch(8),
+        Parallel(8, devices=devices),
+    )
+    step = make_train_step(Toy(), tx, TASK, norms=True, axis_name=parallel.axis_name)
+    before = host(start(Toy(), tx).params)
+    state, sums = parallel.compile_train(step, lambda batch: batch)(parallel.place(start(Toy(), tx)), data)
+    free, _ = compiled(Toy(), optax.sgd(1.0))(start(Toy(), optax.sgd(1.0)), data)
+    gradient = jax.tree.map(lambda a, b: a - np.asarray(b), before, free.params)
+    update = jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)
+    assert sums["norms"].keys() == {"gradient", "update", "parameters"}
+    np.testing.assert_allclose(sums["norms"]["gradient"], optax.tree.norm(gradient), rtol=1e-4)  # before clipping
+    np.testing.assert_allclose(sums["norms"]["update"], 0.5e-3, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(update), 0.5e-3, rtol=1e-3)
+    np.testing.assert_allclose(sums["norms"]["parameters"], optax.tree.norm(host(state.params)), rtol=1e-5)

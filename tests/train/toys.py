@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.keys import init_key
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import Model
 from jaxcnn.train.state import create_state
@@ -21,15 +22,13 @@ class Toy(Model):
     dropout: float = 0.0
     num_classes: int = CLASSES
     dtype: Any = jnp.float32
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x, train=False):
         for name in ("a", "b"):
             x = Conv(4, 3, padding=1, name=f"conv_{name}", dtype=self.dtype)(x)
             if self.norm:
-                axis_name = self.axis_name
-                x = BatchNorm(not train, axis_name=axis_name, dtype=self.dtype, name=f"bn_{name}")(x)
+                x = BatchNorm(not train, dtype=self.dtype, name=f"bn_{name}")(x)
             x = jnp.tanh(x)
         x = Dropout(self.dropout, deterministic=not train)(global_avg_pool(x))
         return Dense(self.num_classes, name="head")(x.astype(jnp.float32))
@@ -40,7 +39,15 @@ def images(n):
 
 
 def start(model, tx, *, ema=False, seed=0):
-    return create_state(model, tx, jax.random.key(seed), images(1), ema=ema)
+    key = jax.random.key(seed)
+    return create_state(model.init(init_key(key), images(1)), tx, key, ema=ema)
+
+
+def state_like(model, tx, images, *, ema=False):
+    """Return the shapes of a state."""
+    return jax.eval_shape(
+        lambda key: create_state(model.init(init_key(key), images), tx, key, ema=ema), jax.random.key(0)
+    )
 
 
 def batch(n, seed=0):

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import pytest
 from flax import traverse_util
 
-from jaxcnn.models import MODELS, create, options
-from jaxcnn.models.summary import family_of
+from jaxcnn.models import MODELS, create, family_of, options
 from jaxcnn.weights import PEERS
 
 DIGESTS = json.loads(Path(__file__).with_name("peer_names.json").read_text())

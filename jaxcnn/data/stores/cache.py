@@ -11,9 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -22,10 +20,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.bad import BadExamples, labelled
-from jaxcnn.data.decode import BadImage, decoded
-from jaxcnn.data.images import cores
-from jaxcnn.data.stores.records import Record, Records, Store, digest
+from jaxcnn.data.bad import BadExample, BadExamples
+from jaxcnn.data.decode import decoded
+from jaxcnn.data.fields import Example, Image, Label, labelled_image
+from jaxcnn.data.reading import labelled
+from jaxcnn.data.stores.records import Records, Store, digest
+from jaxcnn.data.threads import in_order
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.files import fsync
 
@@ -34,8 +34,6 @@ Format = Literal["jpeg", "raw"]
 _VERSION = 1
 _MANIFEST = "cache.json"
 _INDEX = np.dtype([(name, "<i8") for name in ("offset", "length", "height", "width", "label")])
-# Images at work or done and not yet written, for each thread.
-_AHEAD = 8
 
 
 class CacheRecords:
@@ -66,11 +64,12 @@ class CacheRecords:
         """Return the number of images."""
         return len(self._index)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         """Return one image: the bytes of a JPEG file, or pixels that are a view of the file on the disk."""
         offset, length, height, width, label = self._index[index].item()
         image = self._data[offset : offset + length]
-        return Record(image.reshape(height, width, self._channels) if self._pixels else image.tobytes(), label)
+        pixels = image.reshape(height, width, self._channels) if self._pixels else image.tobytes()
+        return {"image": pixels, "label": label}
 
     def name(self, index: int) -> str:
         """Return what the source calls the image."""
@@ -103,10 +102,9 @@ def open_cache(path: Path) -> Store:
     for split in manifest["splits"]:
         records(split)
     return Store(
-        class_names=tuple(manifest["class_names"]),
+        fields={"image": Image(made["channels"]), "label": Label(tuple(manifest["class_names"]))},
         sizes={split: entry["examples"] for split, entry in manifest["splits"].items()},
         records=records,
-        channels=made["channels"],
         note=manifest["note"],
         provenance=manifest,
     )
@@ -165,14 +163,15 @@ def prepare(
         raise UsageError(f"a short side of {short_side} and quality {quality}: expected 1 or more, and 1 to 100")
     if out.exists():
         raise UsageError(f"{out} exists: remove it, or name another folder")
-    made = {"resize": short_side, "format": format, "quality": quality, "channels": store.channels}
+    image, label = labelled_image(store.fields, "a cache")
+    made = {"resize": short_side, "format": format, "quality": quality, "channels": image.channels}
     manifest: dict[str, Any] = {
         "version": _VERSION,
         "jaxcnn": metadata.version("jaxcnn"),
         "origin": origin,
         "note": store.note,
         "made": made if format == "jpeg" else made | {"quality": None},
-        "class_names": list(store.class_names),
+        "class_names": list(label.class_names),
         "splits": {},
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -183,10 +182,10 @@ def prepare(
             records = store.records(split)
             bad = BadExamples(split, len(records), bad_limit)
             convert = functools.partial(
-                _converted, records, store.class_names, store.channels, short_side, format, quality
+                _converted, records, len(label.class_names), image.channels, short_side, format, quality
             )
             step = functools.partial(progress, split)
-            with closing(_in_order(convert, len(records), threads or cores())) as images:
+            with closing(in_order(convert, range(len(records)), threads)) as images:
                 manifest["splits"][split] = _write_split(partial, split, records, images, bad, poll, step)
         manifest["sha256"] = _stamp(manifest)
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -208,20 +207,20 @@ class _Image(NamedTuple):
 
 def _converted(
     records: Records,
-    class_names: Sequence[str],
+    classes: int,
     channels: int,
     short_side: int,
     format: Format,
     quality: int,
     index: int,
-) -> _Image | BadImage:
+) -> _Image | BadExample:
     """Return one image as it is to be written."""
     from PIL import Image
 
     try:
-        image, label = labelled(records, index, class_names)
+        image, label = labelled(records, index, classes)
         pixels = decoded(image, channels)
-    except BadImage as error:
+    except BadExample as error:
         return error
     height, width = pixels.shape[:2]
     if min(height, width) > short_side:
@@ -250,28 +249,11 @@ def _jpeg(pixels: UInt8[np.ndarray, "h w c"], quality: int) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, space, sampling)
 
 
-def _in_order(
-    work: Callable[[int], _Image | BadImage], count: int, threads: int
-) -> Generator[_Image | BadImage, None, None]:
-    """Yield work(0), work(1), ..., done by threads that are never far ahead."""
-    pool = ThreadPoolExecutor(threads)
-    pending: deque[Future[_Image | BadImage]] = deque()
-    try:
-        for index in range(count):
-            pending.append(pool.submit(work, index))
-            if len(pending) == _AHEAD * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _write_split(
     folder: Path,
     split: str,
     records: Records,
-    images: Iterator[_Image | BadImage],
+    images: Iterator[_Image | BadExample],
     bad: BadExamples,
     poll: Callable[[], None],
     progress: Callable[[int, int], None],
@@ -285,7 +267,7 @@ def _write_split(
         for number, image in enumerate(images):
             poll()
             name = records.name(number)
-            if isinstance(image, BadImage):
+            if isinstance(image, BadExample):
                 bad.add(number, name, str(image))
             else:
                 file.write(image.content)

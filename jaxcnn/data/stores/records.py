@@ -1,29 +1,19 @@
-"""Stored examples, read one by one in any order: what folders, tar files, TFDS and caches have in common."""
+"""Stored examples, read one by one in any order: what folders, tar files, TFDS, caches and objects have in common."""
 
 import bisect
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-from jaxtyping import Int32, UInt8
+import jax
 
-if TYPE_CHECKING:
-    from jaxcnn.data.dataset import Split
+from jaxcnn.data.examples import Split, described
+from jaxcnn.data.fields import Example, Fields, class_names_of
 
 # Files of other kinds lie about in folders of images: Thumbs.db, notes, lists of checksums.
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-
-
-class Record(NamedTuple):
-    """One example as it is stored."""
-
-    image: bytes | UInt8[np.ndarray, "h w c"]
-    """The encoded file, or pixels."""
-    label: int
-    """Index of its class; whoever reads checks that there is such a class."""
 
 
 class Records(Protocol):
@@ -32,11 +22,11 @@ class Records(Protocol):
     def __len__(self) -> int:
         """Return the number of examples."""
 
-    def __getitem__(self, index: int) -> Record:
-        """Return one example.
+    def __getitem__(self, index: int) -> Example:
+        """Return one example, with all fields of its store; whoever reads checks that there is such a class.
 
         Raises:
-            BadImage: it cannot be read. Whether the bytes are an image, only decoding them tells.
+            BadExample: it cannot be read. Whether bytes are an image, only decoding them tells.
         """
 
     def name(self, index: int) -> str:
@@ -50,17 +40,15 @@ class Records(Protocol):
 class Store:
     """A data set as it is stored."""
 
-    class_names: tuple[str, ...]
-    """Labels index them."""
+    fields: Fields
+    """What its examples hold."""
     sizes: dict[str, int]
     """Examples in each split."""
     records: Callable[[str], Records]
     """Opens a split."""
-    channels: int = 3
-    """1 or 3: what its images are decoded to."""
     in_memory: bool = False
-    """Whether the images are pixels in memory already."""
-    decoded: "Callable[[str, Callable[[], Split]], Split] | None" = None
+    """Whether the examples are arrays of one size in memory already."""
+    decoded: Callable[[str, Callable[[], Split]], Split] | None = None
     """Given a split and what decodes all of it: returns the result, from where it was kept if it was decoded before."""
     ignored: tuple[str, ...] = ()
     """Files that are not examples, by name."""
@@ -69,29 +57,45 @@ class Store:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where a cache came from, and how it was made."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the first field that has some."""
+        return class_names_of(self.fields)
+
 
 @dataclass(frozen=True)
 class ArrayRecords:
-    """Images in memory."""
+    """Examples in memory."""
 
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
+    arrays: Mapping[str, Any]
+    """Each field as it is in a batch, with all examples first."""
 
     def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
+        """Return the number of examples."""
+        return len(jax.tree.leaves(self.arrays)[0])
 
-    def __getitem__(self, index: int) -> Record:
-        """Return one image, a view."""
-        return Record(self.images[index], int(self.labels[index]))
+    def __getitem__(self, index: int) -> Example:
+        """Return one example, whose arrays are views."""
+        return {name: _stored(values, index) for name, values in self.arrays.items()}
 
     def name(self, index: int) -> str:
-        """Return the image's number."""
-        return f"image {index}"
+        """Return the example's number."""
+        return f"example {index}"
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the pixels too: they are at hand."""
-        return digest([str(self.images.shape), self.images.tobytes(), self.labels.tobytes()])
+        """Return a SHA-256 over all values: they are at hand."""
+        parts: list[str | bytes] = []
+        for header, array in described(self.arrays):
+            # Of images the shape, of labels nothing: as it was before there were other fields.
+            parts += [header or str(array.shape)] * (bool(header) or array.ndim > 1)
+            parts.append(array.tobytes())
+        return digest(parts)
+
+
+def _stored(values: Any, index: int) -> Any:
+    if isinstance(values, Mapping):
+        return {name: part[index][values["mask"][index]] for name, part in values.items() if name != "mask"}
+    return values[index] if values.ndim > 1 else values[index].item()
 
 
 class Subset:
@@ -106,7 +110,7 @@ class Subset:
         """Return the number of examples."""
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         """Return one example."""
         records, place = self._find(index)
         return records[place]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.dataset import Split
+from jaxcnn.data.examples import Split
 from jaxcnn.errors import UsageError, unknown
 
 _POLL_SECONDS = 0.2
@@ -173,7 +173,7 @@ def kept(builder: Any, config: DataConfig, split: str, decode: Callable[[], Spli
     path = _kept_path(builder, split, config.image_size, config.resize, config.resize_to)
     # np.load checks the CRC of each array; a damaged file is decoded anew.
     with contextlib.suppress(*_UNREADABLE), path.open("rb") as raw, np.load(raw) as file:
-        return Split(file["images"], file["labels"])
+        return Split({"image": file["images"], "label": file["labels"]})
     result = decode()
     if not result.bad:  # else they are to be found, and told of, each time
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
@@ -200,7 +200,7 @@ def _keep(path: Path, split: Split) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=split.images, labels=split.labels)
+            np.savez(file, images=split.arrays["image"], labels=split.arrays["label"])
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.decode import BadImage
-from jaxcnn.data.stores.records import Record, Records, Store, digest
+from jaxcnn.data.bad import BadExample
+from jaxcnn.data.fields import Example, Image, Label
+from jaxcnn.data.stores.records import Records, Store, digest
 from jaxcnn.data.stores.tfds_builder import find_features
 from jaxcnn.errors import UsageError
 
@@ -44,16 +45,18 @@ class TfdsRecords:
         """Return the number of records."""
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Record:
+    def __getitem__(self, index: int) -> Example:
         """Return one encoded image and its label."""
         try:
             record = self._records[index]
         except Exception as error:  # the files have checksums; a damaged record makes TFDS raise whatever it comes to
-            raise BadImage(f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0][:100]}") from error
+            raise BadExample(
+                f"cannot be read: {(str(error).splitlines() or [type(error).__name__])[0][:100]}"
+            ) from error
         image, label = record[self._image], record[self._label]
         if not isinstance(image, bytes) or not isinstance(label, int | np.integer):
-            raise BadImage("a record without an image and a class")
-        return Record(image, int(label))
+            raise BadExample("a record without an image and a class")
+        return {"image": image, "label": int(label)}
 
     def name(self, index: int) -> str:
         """Return the data set, the split and the record's number."""
@@ -81,10 +84,9 @@ def open_tfds(builder: Any) -> Store:
         return TfdsRecords(builder, split, image, label)
 
     return Store(
-        class_names=tuple(info.features[label].names),
+        fields={"image": Image(channels), "label": Label(tuple(info.features[label].names))},
         sizes={name: split.num_examples for name, split in info.splits.items()},
         records=records,
-        channels=channels,
         note=(info.metadata or {}).get("note", ""),
     )
 

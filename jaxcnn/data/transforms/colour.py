@@ -3,9 +3,8 @@
 Images have one channel or three. With one channel saturation and hue change nothing, as in Pillow for mode L.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,12 @@ from jaxcnn.data.transforms.base import (
     Pixels,
     Transform,
     check_channels,
-    check_range,
     chosen,
     product,
     uniform,
     whole,
 )
+from jaxcnn.typed import Interval, NotNegative, Probability
 
 # What an enhancement blends an image with: nothing, its mean grey, its grey self, its smoothed self.
 BLACK, MEAN, GREY, SMOOTH = range(4)
@@ -43,22 +42,16 @@ class ColorJitter(Transform):
     """
 
     kind: Literal["color_jitter"] = "color_jitter"
-    brightness: float = 0.0
-    """0 or more; 0: left out."""
-    contrast: float = 0.0
-    """0 or more; 0: left out."""
-    saturation: float = 0.0
-    """0 or more; 0: left out."""
-    hue: float = 0.0
-    """Largest turn either way, 0 to 0.5 of the circle; 0: left out."""
-    probability: float = 1.0
+    brightness: NotNegative = 0.0
+    """0: left out."""
+    contrast: NotNegative = 0.0
+    """0: left out."""
+    saturation: NotNegative = 0.0
+    """0: left out."""
+    hue: Annotated[float, Interval(least=0, most=0.5)] = 0.0
+    """Largest turn either way, as a share of the circle; 0: left out."""
+    probability: Probability = 1.0
     """Of each image."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self, 0, math.inf, "brightness", "contrast", "saturation")
-        check_range(self, 0, 0.5, "hue")
-        check_range(self, 0, 1, "probability")
 
     def images(self, key: Key[Array, ""], images: Images) -> Images:
         """Return the images in other colours."""
@@ -98,12 +91,8 @@ class Grayscale(Transform):
     """Take the colour from some images: Pillow's grey in all three channels. float32 images are rounded first."""
 
     kind: Literal["grayscale"] = "grayscale"
-    probability: float = 0.1
+    probability: Probability = 0.1
     """Of each image."""
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_range(self, 0, 1, "probability")
 
     def images(self, key: Key[Array, ""], images: Images) -> Images:
         """Return the images, some of them grey."""
@@ -121,12 +110,8 @@ class Lighting(Transform):
     """
 
     kind: Literal["lighting"] = "lighting"
-    std: float = 0.1
+    std: NotNegative = 0.1
     """Standard deviation of alpha."""
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_range(self, 0, math.inf, "std")
 
     def images(self, key: Key[Array, ""], images: Images) -> Images:
         """Return the images shifted, within 0..255; uint8 by whole numbers."""

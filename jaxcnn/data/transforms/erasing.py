@@ -1,14 +1,17 @@
-"""Parts of images taken away."""
+"""Parts of images taken away: of the field "image" alone, so that class maps and boxes tell of what is hidden."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32, Key
 
-from jaxcnn.data.transforms.base import Images, Transform, check_pair, check_range, chosen, uniform
+from jaxcnn.data.transforms.base import Images, PixelValue, Transform, chosen, uniform
+from jaxcnn.typed import CountOrZero, Interval, Probability, Rising
+
+_Aspect = Annotated[float, Interval(least=0.01, most=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +19,10 @@ class Cutout(Transform):
     """Blacken a square whose centre is any pixel, so that a part of it may lie outside (DeVries and Taylor 2017)."""
 
     kind: Literal["cutout"] = "cutout"
-    size: int = 16
+    size: CountOrZero = 16
     """Side of the square in pixels; the paper has 16 for CIFAR-10, 8 for CIFAR-100, 20 for SVHN."""
-    probability: float = 1.0
+    probability: Probability = 1.0
     """Of each image."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self, 0, math.inf, "size")
-        check_range(self, 0, 1, "probability")
 
     def images(self, key: Key[Array, ""], images: Images) -> Images:
         """Return the images, squares of them black."""
@@ -45,23 +43,16 @@ class Erasing(Transform):
     """
 
     kind: Literal["erasing"] = "erasing"
-    probability: float = 0.5
+    probability: Probability = 0.5
     """Of each image."""
-    area: tuple[float, ...] = (0.02, 0.4)
-    """Smallest and largest share of the image's area, in 0..1, drawn uniformly."""
-    aspect: tuple[float, ...] = (0.3, 1 / 0.3)
+    area: Annotated[tuple[Probability, Probability], Rising()] = (0.02, 0.4)
+    """Smallest and largest share of the image's area, drawn uniformly."""
+    aspect: Annotated[tuple[_Aspect, _Aspect], Rising()] = (0.3, 1 / 0.3)
     """Smallest and largest height over width, drawn uniformly in the logarithm: tall is as likely as wide."""
     fill: Literal["constant", "noise"] = "noise"
     """What is written: `value`, or a random value 0..255 for each pixel and channel."""
-    value: int = 0
-    """The constant, 0 to 255."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self, 0, 1, "probability")
-        check_range(self, 0, 255, "value")
-        check_pair(self, 0, 1, "area")
-        check_pair(self, 0.01, 100, "aspect")
+    value: PixelValue = 0
+    """The constant."""
 
     def images(self, key: Key[Array, ""], images: Images) -> Images:
         """Return the images, rectangles of them overwritten."""

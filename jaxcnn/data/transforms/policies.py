@@ -1,5 +1,7 @@
 """Policies: operations drawn for each image, with ranges as in torchvision, on pixels as in Pillow.
 
+Those that move pixels move further images, class maps and boxes along; those that change colours change "image" alone.
+
 An operation is data, a row of numbers for three stages: a warp, a blend, a table. Each operation uses one of them and
 passes the others unchanged, so that a batch, whatever was drawn for its images, goes through all three at once.
 Numbers that need double precision are made on the host, for all that can be drawn. float32 images are rounded first.
@@ -8,18 +10,31 @@ Numbers that need double precision are made on the host, for all that can be dra
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, Key
 
+from jaxcnn.data.fields import Batch, Fields
 from jaxcnn.data.transforms import autoaugment
-from jaxcnn.data.transforms.base import Images, Pixels, Transform, check_channels, check_range, whole
+from jaxcnn.data.transforms.base import (
+    Geometric,
+    Images,
+    Pixels,
+    PixelValue,
+    Points,
+    Sampling,
+    check_channels,
+    image_of,
+    whole,
+)
 from jaxcnn.data.transforms.colour import BLACK, GREY, MEAN, SMOOTH, enhance
 from jaxcnn.data.transforms.tables import EQUALIZE, FIXED, STRETCH, look_up, make_tables
-from jaxcnn.data.transforms.warps import Interpolation, fixed_matrix, warp
+from jaxcnn.data.transforms.warps import fixed_matrix, warp, warp_points
+from jaxcnn.errors import UsageError
+from jaxcnn.typed import Interval
 
 OPERATIONS = (
     "identity",
@@ -95,11 +110,10 @@ def _matrix(name: str, magnitude: float, height: int, width: int) -> tuple[float
     return (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
 
 
-def apply(images: Pixels, what: Operation, fill: int = 0, interpolation: Interpolation = "nearest") -> Pixels:
-    """Return the images after one operation each, whose fields have the batch as their leading axis."""
+def recolour(images: Pixels, what: Operation) -> Pixels:
+    """Return the images after what one operation each, with the batch as leading axis, does to their colours."""
     # Without the barriers XLA computes a pixel anew for each one that reads it: four times the time.
     wait = jax.lax.optimization_barrier
-    images = wait(warp(images, what.matrix, fill, interpolation))
     images = wait(enhance(images, what.base, what.factor))
     return look_up(images, wait(make_tables(images, what.mask, what.threshold, what.table)))
 
@@ -108,9 +122,8 @@ def _stack(operations: Iterable[Operation]) -> Operation:
     return Operation(*(np.stack(column) for column in zip(*operations, strict=True)))
 
 
-def _signed(name: str, magnitude: float, images: Images) -> list[Operation]:
+def _signed(name: str, magnitude: float, height: int, width: int) -> list[Operation]:
     """Return the operation with its magnitude as it is, and negative where it may be."""
-    _, height, width, _ = images.shape
     return [operation(name, sign * magnitude, height, width) for sign in ((1, -1) if name in SIGNED else (1, 1))]
 
 
@@ -139,103 +152,105 @@ def magnitudes(name: str, levels: int, height: int, width: int, *, wide: bool = 
     return [largest * level / levels for level in range(levels + 1)]
 
 
-class _Policy(Transform):
+class Policy(Geometric):
     """What the policies share."""
 
-    fill: int
-    interpolation: Interpolation
+    def __call__(self, key: Key[Array, ""], batch: Batch, fields: Fields) -> Batch:
+        """Return the batch after the operations drawn for each example.
 
-    def images(self, key: Key[Array, ""], images: Images) -> Images:
-        """Return the images after the operations drawn for each."""
+        Raises:
+          UsageError: it has no image, or one of other than 1 or 3 channels, or a field of another size.
+        """
+        images = image_of(self, batch, fields)
         check_channels(self, images)
-        pixels = whole(images)
-        for what in self.draw(key, images):
-            pixels = apply(pixels, what, self.fill, self.interpolation)
-        return pixels.astype(images.dtype)
+        count, height, width, _ = images.shape
+        batch = {**batch, "image": whole(images)}
+        for what in self.draw(key, count, height, width):
+            batch = jax.lax.optimization_barrier(self.moved(what, batch, fields))  # see `recolour`
+            batch = {**batch, "image": recolour(batch["image"], what)}
+        return {**batch, "image": batch["image"].astype(images.dtype)}
 
-    def draw(self, key: Key[Array, ""], images: Images) -> list[Operation]:
-        """Return the operations of each image, in order."""
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> list[Operation]:
+        """Return the operations of each example, in order."""
         raise NotImplementedError
+
+    def move(self, drawn: Operation, images: Images, fill: int, interpolation: Sampling) -> Images:
+        """Return the images after what one operation does to places."""
+        return warp(images, drawn.matrix, fill, interpolation)
+
+    def points(self, drawn: Operation, xy: Points, height: int, width: int) -> Points:
+        """Return where one operation takes points."""
+        return warp_points(drawn.matrix, xy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandAugment(_Policy):
+class RandAugment(Policy):
     """A number of operations, each of the 14 as likely, all at one magnitude (Cubuk et al. 2019b)."""
 
     kind: Literal["rand_augment"] = "rand_augment"
-    operations: int = 2
+    operations: Annotated[int, Interval(least=0, most=100)] = 2
     """How many, one after the other; the paper's N."""
-    magnitude: int = 9
+    magnitude: Annotated[int, Interval(least=0, most=1000)] = 9
     """0 to `levels`; the paper's M."""
-    levels: int = 30
+    levels: Annotated[int, Interval(least=1, most=1000)] = 30
     """The magnitude at which changes are largest: 30 as in torchvision, 10 as in the paper and in timm. 9 of 10 turns
     by 27 degrees, 9 of 30 by 9."""
-    fill: int = 0
-    """Value of what comes in from outside, 0 to 255."""
-    interpolation: Interpolation = "nearest"
+    fill: PixelValue = 0
+    """What comes in from outside."""
+    interpolation: Sampling = "nearest"
     """How shears, moves and rotations read pixels between pixels."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self, 0, 100, "operations")
-        check_range(self, 1, 1000, "levels")
-        check_range(self, 0, self.levels, "magnitude")
-        check_range(self, 0, 255, "fill")
+        """Check the fields."""
+        super().__post_init__()
+        if self.magnitude > self.levels:
+            raise UsageError(f"RandAugment.magnitude is {self.magnitude}: expected 0 to {self.levels}, its levels")
 
-    def draw(self, key: Key[Array, ""], images: Images) -> list[Operation]:
-        """Return the operations of each image, in order."""
-        count, height, width, _ = images.shape
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> list[Operation]:
+        """Return the operations of each example, in order."""
         steps = {name: magnitudes(name, self.levels, height, width)[self.magnitude] for name in OPERATIONS}
-        table = _stack(what for name, step in steps.items() for what in _signed(name, step, images))
+        table = _stack(what for name, step in steps.items() for what in _signed(name, step, height, width))
         drawn = jax.random.randint(key, (self.operations, count), 0, len(table.base))
         return [_take(table, row) for row in drawn]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrivialAugment(_Policy):
+class TrivialAugment(Policy):
     """One operation of the 14 at one of 31 magnitudes, all as likely (Müller and Hutter 2021, wide ranges)."""
 
     kind: Literal["trivial_augment"] = "trivial_augment"
-    fill: int = 0
-    """Value of what comes in from outside, 0 to 255."""
-    interpolation: Interpolation = "nearest"
+    fill: PixelValue = 0
+    """What comes in from outside."""
+    interpolation: Sampling = "nearest"
     """How shears, moves and rotations read pixels between pixels."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_range(self, 0, 255, "fill")
-
-    def draw(self, key: Key[Array, ""], images: Images) -> list[Operation]:
-        """Return the operation of each image."""
-        count, height, width, _ = images.shape
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> list[Operation]:
+        """Return the operation of each example."""
         steps = {name: magnitudes(name, 30, height, width, wide=True) for name in OPERATIONS}
-        table = _stack(what for name in OPERATIONS for step in steps[name] for what in _signed(name, step, images))
+        table = _stack(
+            what for name in OPERATIONS for step in steps[name] for what in _signed(name, step, height, width)
+        )
         return [_take(table, jax.random.randint(key, (count,), 0, len(table.base)))]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoAugment(_Policy):
+class AutoAugment(Policy):
     """One of 25 pairs of operations, each with its own probability and magnitude (Cubuk et al. 2019a, appendix)."""
 
     kind: Literal["auto_augment"] = "auto_augment"
     policy: Literal["imagenet", "cifar10", "svhn"] = "imagenet"
     """What it was found for."""
-    fill: int = 0
-    """Value of what comes in from outside, 0 to 255."""
-    interpolation: Interpolation = "nearest"
+    fill: PixelValue = 0
+    """What comes in from outside."""
+    interpolation: Sampling = "nearest"
     """How shears, moves and rotations read pixels between pixels."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_range(self, 0, 255, "fill")
-
-    def draw(self, key: Key[Array, ""], images: Images) -> list[Operation]:
-        """Return the two operations of each image, in order."""
-        count, height, width, _ = images.shape
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> list[Operation]:
+        """Return the two operations of each example, in order."""
         pairs = autoaugment.POLICIES[self.policy]
         steps = [step for pair in pairs for step in pair]
         levels = {name: magnitudes(name, 9, height, width) for name, _, _ in steps}
-        rows = [what for name, _, level in steps for what in _signed(name, levels[name][level], images)]
+        rows = [what for name, _, level in steps for what in _signed(name, levels[name][level], height, width)]
         table = _stack([*rows, operation("identity", 0, height, width)])
         likely = jnp.array([probability for _, probability, _ in steps], jnp.float32)
         which, signs, shares = jax.random.split(key, 3)

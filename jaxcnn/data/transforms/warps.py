@@ -2,113 +2,114 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32, Key, Shaped
+from jaxtyping import Array, Bool, Int32, Key, Shaped
 
 from jaxcnn.data.transforms.base import (
+    Geometric,
     Images,
-    Transform,
-    check_pair,
-    check_range,
+    PixelValue,
+    Points,
+    Sampling,
     chosen,
     product,
-    refuse,
     uniform,
     whole,
 )
+from jaxcnn.errors import UsageError
+from jaxcnn.typed import CountOrZero, Interval, Probability, Rising
 
-Interpolation = Literal["nearest", "bilinear"]
+_Factor = Annotated[float, Interval(least=0.01, most=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flip(Transform):
+class Flip(Geometric):
     """Mirror images left to right."""
 
     kind: Literal["flip"] = "flip"
-    probability: float = 0.5
+    probability: Probability = 0.5
     """Of each image."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_range(self, 0, 1, "probability")
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> Bool[Array, "batch 1 1 1"]:
+        """Return which images are mirrored."""
+        return chosen(key, self.probability, count)
 
-    def images(self, key: Key[Array, ""], images: Images) -> Images:
+    def move(self, drawn: Array, images: Images, fill: int, interpolation: Sampling) -> Images:
         """Return the images, some of them mirrored."""
-        return jnp.where(chosen(key, self.probability, len(images)), images[:, :, ::-1], images)
+        return jnp.where(drawn, images[:, :, ::-1], images)
+
+    def points(self, drawn: Array, xy: Points, height: int, width: int) -> Points:
+        """Return the points, some of them mirrored."""
+        return jnp.where(drawn[..., 0], jnp.stack([width - xy[..., 0], xy[..., 1]], axis=-1), xy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PadCrop(Transform):
+class PadCrop(Geometric):
     """Pad each side and crop back to the image's size at a random place.
 
-    All (2 pad + 1)^2 places are equally likely (He et al. 2015, section 4.2, with pad = 4).
+    All (2 pad + 1)^2 places are equally likely (He et al. 2015, section 4.2, with pad = 4). In a reflected image class
+    maps are reflected too; an object's mirror image has no box.
     """
 
     kind: Literal["pad_crop"] = "pad_crop"
-    pad: int = 4
+    pad: CountOrZero = 4
     """Pixels on each side."""
     mode: Literal["zero", "reflect"] = "zero"
     """What the padding holds: black, or the image reflected at its edge."""
 
-    def __post_init__(self) -> None:
-        """Check the range."""
-        check_range(self, 0, math.inf, "pad")
-
-    def images(self, key: Key[Array, ""], images: Images) -> Images:
-        """Return a crop of each image.
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> Int32[Array, "batch 2"]:
+        """Return row and column, in the padded image, of each crop.
 
         Raises:
-            UsageError: reflection cannot fill the padding.
+          UsageError: reflection cannot fill the padding.
         """
-        _, height, width, channels = images.shape
-        pad, most = self.pad, min(height, width) - 1
-        if self.mode == "reflect" and pad > most:
-            raise refuse(self, f"pad is {pad}, expected 0 to {most} for {height}x{width}")
-        edges = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-        padded = jnp.pad(images, edges, mode="constant" if self.mode == "zero" else "reflect")
-        corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
+        most = min(height, width) - 1
+        if self.mode == "reflect" and self.pad > most:
+            raise UsageError(f"PadCrop.pad is {self.pad}: expected 0 to {most} for images of {height}x{width}")
+        return jax.random.randint(key, (count, 2), 0, 2 * self.pad + 1)
+
+    def move(self, drawn: Array, images: Images, fill: int, interpolation: Sampling) -> Images:
+        """Return a crop of each image."""
+        edges = ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0))
+        if self.mode == "zero":
+            padded = jnp.pad(images, edges, constant_values=jnp.asarray(fill, images.dtype))
+        else:
+            padded = jnp.pad(images, edges, mode="reflect")
 
         def crop(image: Shaped[Array, "h w c"], corner: Shaped[Array, "2"]) -> Shaped[Array, "height width c"]:
-            return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+            return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
 
-        return jax.vmap(crop)(padded, corners)
+        return jax.vmap(crop)(padded, drawn)
+
+    def points(self, drawn: Array, xy: Points, height: int, width: int) -> Points:
+        """Return the points in the crop."""
+        return xy + (self.pad - drawn[:, None, ::-1]).astype(jnp.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Affine(Transform):
+class Affine(Geometric):
     """Rotate, shear, scale and move each image about its centre, as torchvision's RandomAffine; black comes in."""
 
     kind: Literal["affine"] = "affine"
-    degrees: float = 0.0
-    """Largest rotation either way, 0 to 180."""
-    shear: float = 0.0
-    """Largest shear along x either way, in degrees below 90."""
-    scale: tuple[float, ...] = (1.0, 1.0)
-    """Smallest and largest factor, 0.01 to 100."""
-    translate: tuple[float, ...] = (0.0, 0.0)
-    """Largest move along x and along y either way, as a share of the side, 0 to 1; by whole pixels."""
-    fill: int = 0
-    """Value of what comes in from outside, 0 to 255."""
-    interpolation: Interpolation = "nearest"
+    degrees: Annotated[float, Interval(least=0, most=180)] = 0.0
+    """Largest rotation either way."""
+    shear: Annotated[float, Interval(least=0, most=89)] = 0.0
+    """Largest shear along x either way, in degrees."""
+    scale: Annotated[tuple[_Factor, _Factor], Rising()] = (1.0, 1.0)
+    """Smallest and largest factor."""
+    translate: tuple[Probability, Probability] = (0.0, 0.0)
+    """Largest move along x and along y either way, as a share of the side; by whole pixels."""
+    fill: PixelValue = 0
+    """What comes in from outside."""
+    interpolation: Sampling = "nearest"
     """How pixels between pixels are read; bilinear ones are whole numbers, cut as Pillow cuts them."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_range(self, 0, 180, "degrees")
-        check_range(self, 0, 89, "shear")
-        check_range(self, 0, 255, "fill")
-        check_range(self, 0, 1, "translate")
-        check_pair(self, 0.01, 100, "scale")
-        if len(self.translate) != 2:
-            raise refuse(self, f"translate is {self.translate!r}, expected two numbers, along x and along y")
-
-    def images(self, key: Key[Array, ""], images: Images) -> Images:
-        """Return the images moved."""
-        count, height, width, _ = images.shape
+    def draw(self, key: Key[Array, ""], count: int, height: int, width: int) -> Int32[Array, "batch 6"]:
+        """Return the matrices that `warp` takes."""
         keys = jax.random.split(key, 5)
         radians = math.pi / 180
         angle = uniform(keys[0], (count,), -self.degrees * radians, self.degrees * radians)
@@ -124,7 +125,15 @@ class Affine(Transform):
             across, down = _fixed(a / scale), _fixed(b / scale)
             centre = (across * (1 - width - 2 * moves[0]) + down * (1 - height - 2 * moves[1])) >> 1
             matrix += [across, down, centre + side * 2**15]
-        return warp(images, jnp.stack(matrix, axis=-1), self.fill, self.interpolation)
+        return jnp.stack(matrix, axis=-1)
+
+    def move(self, drawn: Array, images: Images, fill: int, interpolation: Sampling) -> Images:
+        """Return the images moved."""
+        return warp(images, drawn, fill, interpolation)
+
+    def points(self, drawn: Array, xy: Points, height: int, width: int) -> Points:
+        """Return where the points land."""
+        return warp_points(drawn, xy)
 
 
 def _fixed(value: Array) -> Int32[Array, "..."]:
@@ -138,7 +147,7 @@ def fixed_matrix(matrix: tuple[float, ...]) -> Int32[np.ndarray, "6"]:
     return np.floor(values * 2**16 + 0.5).astype(np.int32)
 
 
-def warp(images: Images, matrix: Int32[Array, "batch 6"], fill: int, interpolation: Interpolation) -> Images:
+def warp(images: Images, matrix: Int32[Array, "batch 6"], fill: int, interpolation: Sampling) -> Images:
     """Return images read at other places, as Pillow's affine transformation does it: in 16.16 fixed point.
 
     Args:
@@ -158,6 +167,16 @@ def warp(images: Images, matrix: Int32[Array, "batch 6"], fill: int, interpolati
     else:
         moved = _between(whole(images), x - 2**15, y - 2**15).astype(images.dtype)
     return jnp.where(inside[..., None], moved, jnp.asarray(fill, images.dtype))
+
+
+def warp_points(matrix: Int32[Array, "batch 6"], xy: Points) -> Points:
+    """Return where points land in what `warp` makes of the images: the inverse of where it reads."""
+    a, b, c, d, e, f = (matrix[:, n, None].astype(jnp.float32) / 2**16 for n in range(6))
+    x, y = xy[..., 0] - (c - (a + b) / 2), xy[..., 1] - (f - (d + e) / 2)  # from corners, not from middles of pixels
+    scale = 1 / (product(a, e) - product(b, d))
+    across = product(product(e, x) - product(b, y), scale)
+    down = product(product(a, y) - product(d, x), scale)
+    return jnp.stack([across, down], axis=-1)
 
 
 def _read(images: Images, x: Int32[Array, "batch h w"], y: Int32[Array, "batch h w"]) -> Images:
