@@ -14,10 +14,10 @@ import jax
 
 # XLA's CPU compiler (jaxlib 0.12) holds oneDNN's convolutions, which are off by default, and another library's,
 # which are slower for the shapes of convolutional networks: that one is kept for reductions.
-_ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 _OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {
-        _ONEDNN: True,
+        ONEDNN: True,
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     },
 }
@@ -62,7 +62,7 @@ class _Jitted:
         options = compiler_options(self._platform or jax.default_backend())
         if not options:
             return self._part
-        return _NeverSaved(jax.jit(self._fun, compiler_options=options, **self._kwargs), _ONEDNN in options)
+        return _NeverSaved(jax.jit(self._fun, compiler_options=options, **self._kwargs), ONEDNN in options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))

@@ -13,17 +13,17 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxcnn.runs.session import Session
 
 import jaxcnn
 from jaxcnn import backend
 from jaxcnn.errors import RunError
 from jaxcnn.models import MODELS, create
-from jaxcnn.stop import StopFlag
+from jaxcnn.runs import Trainer
 from jaxcnn.tasks import Classification
-from jaxcnn.train.optim import OptimConfig, make_optimizer
-from jaxcnn.train.parallel import Jit, make_parallel
-from jaxcnn.train.schedules import ScheduleConfig
+from jaxcnn.train.optim import make_optimizer
+from jaxcnn.train.optimizers import Momentum
+from jaxcnn.train.parallel import Parallel
+from jaxcnn.train.schedules import Constant
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_train_step
 
@@ -37,7 +37,7 @@ EXPERIMENT = jaxcnn.Experiment(
     name="first_step",
     model=jaxcnn.ModelConfig(name={model!r}, num_classes={num_classes}, dtype={dtype!r}),
     data=jaxcnn.DataConfig(source="npz", path=Path({path!r})),
-    optim=jaxcnn.OptimConfig(name="momentum", learning_rate=0.01),
+    optim=jaxcnn.Momentum(learning_rate=0.01),
     train=jaxcnn.TrainConfig(batch_size={batch_size}, steps=2, log_every=1, devices={devices}),
 )
 """
@@ -49,7 +49,7 @@ class Program:
     def __init__(self, name: str, mode: Mode, batch_size: int, dtype: str, devices: int, way: str) -> None:
         """Compile it, for random images; the plain way is for one device."""
         devices, plain = 1 if way == "plain" else devices, way == "plain"
-        parallel = make_parallel("jit", batch_size, devices=devices)
+        parallel = Parallel(batch_size, devices=devices)
         model = create(name, dtype=dtype)
         images, labels = jax.random.split(jax.random.key(0))
         shape = (batch_size, *MODELS[name].input_shape)
@@ -60,12 +60,12 @@ class Program:
         }
         batch = jax.device_put(batch, parallel.sharded)
         like = jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
-        params = jax.eval_shape(model.init, jax.random.key(0), like)["params"]
-        tx = make_optimizer(OptimConfig(name="momentum", learning_rate=0.01), ScheduleConfig(), 1, params)
-        state = parallel.place(create_state(model, tx, jax.random.key(0), like))
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        variables = model.init(jax.random.key(0), like)
+        tx = make_optimizer(Momentum(learning_rate=0.01), Constant(), 1, variables["params"])
+        state = parallel.place(create_state(variables, tx, jax.random.key(0)))
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
         if mode == "train":
-            step = make_train_step(model, tx, Classification(), remat=way == "remat", axis_name=parallel.step_axis)
+            step = make_train_step(model, tx, Classification(), remat=way == "remat", axis_name=parallel.axis_name)
             self._kept, self._given, run = _training(parallel, step, state, batch, plain)
         else:
             self._kept, self._given, run = (), (state.variables, batch["image"]), _inference(parallel, model, plain)
@@ -88,15 +88,17 @@ class Program:
         return found.argument_size_in_bytes + found.temp_size_in_bytes + beside
 
 
-def _training(parallel: Jit, step: Callable, state: TrainState, batch: Any, plain: bool) -> tuple[tuple, tuple, Any]:
+def _training(
+    parallel: Parallel, step: Callable, state: TrainState, batch: Any, plain: bool
+) -> tuple[tuple, tuple, Any]:
     """Return what a training step replaces, what it is given beside, and its jitted function."""
     if plain:
         return (state,), (batch,), jax.jit(step, donate_argnums=0)
     run = parallel.compile_train(step, lambda batch: batch)
-    return (state, parallel.window({})), ((batch,),), run
+    return (state,), (batch,), run
 
 
-def _inference(parallel: Jit, model: Any, plain: bool) -> Any:
+def _inference(parallel: Parallel, model: Any, plain: bool) -> Any:
     """Return the jitted function of variables and images that makes logits."""
 
     def infer(variables: Any, images: jax.Array) -> Any:
@@ -189,17 +191,17 @@ def epoch_seconds(
             name="epoch",
             model=jaxcnn.ModelConfig(name=model, dtype=dtype),
             data=jaxcnn.DataConfig(source="npz", path=path, augment=(jaxcnn.PadCrop(pad=4), jaxcnn.Flip())),
-            optim=jaxcnn.OptimConfig(name="momentum", learning_rate=0.01),
+            optim=jaxcnn.Momentum(learning_rate=0.01),
             train=jaxcnn.TrainConfig(batch_size=batch_size, epochs=1.0 + repeats, devices=devices),
         )
-        session = Session(experiment, StopFlag())
+        trainer = Trainer.from_experiment(experiment)
     steps = -(-images // batch_size)
-    state, window = session.initial_state(), session.parallel.window({})
+    state, inputs = trainer.initial_state(), trainer.inputs
     seconds = []
     for epoch in range(1 + repeats):
         start = time.perf_counter()
         for step in range(epoch * steps, (epoch + 1) * steps):
-            state, window, loss = session.train_step(state, window, session.arguments(step))
-        jax.block_until_ready(loss)
+            state, sums = trainer.train_step(state, inputs.at(step))
+        jax.block_until_ready(sums)
         seconds.append(time.perf_counter() - start)
     return seconds[1:], steps  # The first one compiles.

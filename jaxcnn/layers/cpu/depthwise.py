@@ -86,7 +86,7 @@ def _seen_by_taps(geometry: Geometry) -> Array:
     where = zip(geometry.sizes, *geometry[1:5], geometry.outputs, strict=True)
     for axis, (size, window, stride, (lo, _), dilation, outputs) in enumerate(where):
         seen = np.arange(outputs)[:, None] * stride + np.arange(window) * dilation - lo
-        seen = np.expand_dims(seen, [a for a in range(2 * dims) if a not in (axis, dims + axis)])
+        seen = np.expand_dims(seen, tuple(a for a in range(2 * dims) if a not in (axis, dims + axis)))
         positions = positions * size + jnp.asarray(seen, jnp.int32)
         inside = inside & jnp.asarray((seen >= 0) & (seen < size))
     beyond = math.prod(geometry.sizes)

@@ -15,6 +15,11 @@ def merged_forward(x: Array, kernel: Array, geometry: Geometry, dense: Formulati
     return jnp.concatenate([dense(x, block, one) for x, block in zip(xs, blocks, strict=True)], axis=-1)
 
 
+def merged_input_gradient(y: Array, kernel: Array, geometry: Geometry, dense: Formulation, width: int) -> Array:
+    """Return a grouped convolution's gradient by its input: those of the same dense ones, side by side."""
+    return merged_forward(y, kernel, geometry, dense, width)
+
+
 def merged_kernel_gradient(x: Array, y: Array, geometry: Geometry, dense: Formulation, width: int) -> Array:
     """Return a grouped convolution's gradient by its kernel: of the blocks on the diagonal of dense gradients."""
     parts = geometry.groups // width
