@@ -5,6 +5,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -37,6 +38,14 @@ def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: 
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(where_sizes_are_known, multiple_results=False), platform="cpu")
     return primitive
+
+
+def alike_over_devices(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return both operands, in a shard_map as what differs between devices if one of them does, as the result will."""
+    varying = [jax.typeof(operand).manual_axis_type.varying for operand in (a, b)]
+    missing = varying[1] - varying[0], varying[0] - varying[1]
+    a, b = (lax.pcast(x, tuple(m), to="varying") if m else x for x, m in zip((a, b), missing, strict=True))
+    return a, b
 
 
 @cache
