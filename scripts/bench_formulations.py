@@ -5,9 +5,10 @@
 
 For each network, and each rule of `jaxcnn.layers.cpu.choice` that its training step takes, the step is compiled once
 more without the rule, so that the next one that fits stands in for it, and both are measured in turns. The ratio is the
-median time without over that with it: a rule is worth its lines where that is 1.03 or more for some network. Beside the
-rules there are `max_pooling` and `materialised`. A step that takes three times as long is measured once. For the CPU
-alone. An interrupted run goes on with the same command, where `--out` was given.
+CPU time without over that with it, of all threads together, the least of the repeats of each: other processes disturb
+it less than the time by the clock, whose medians are in the JSON. A rule is worth its lines where the ratio is 1.03 or
+more for some network. Beside the rules there are `max_pooling` and `materialised`. For the CPU alone. An interrupted
+run goes on with the same command, where `--out` was given.
 """
 
 import sys
@@ -127,17 +128,23 @@ def compiled(model: str, batch_size: int) -> Program:
 
 
 def measure(all_rules: Program, without: Program, repeats: int) -> dict[str, Any]:
-    """Return the seconds of both, and the ratio."""
-    timers = {"with": bench_tools.timer(all_rules), "without": bench_tools.timer(without)}
-    once = {}
-    for way, run in timers.items():
+    """Return the seconds of both by CPU time and by the clock, and the ratio."""
+    programs = {"with": all_rules, "without": without}
+    calls, seconds, cpu = {}, {way: [] for way in programs}, {way: [] for way in programs}
+    for way, program in programs.items():
+        run = bench_tools.timer(program)
         run(1)
-        once[way] = run(1)
-    if once["without"] > 3 * once["with"]:
-        seconds = {way: bench_tools.statistics_of([value]) for way, value in once.items()}
-    else:
-        seconds = bench_tools.in_turns(timers, repeats, least_seconds=0.25)
-    return {"seconds": seconds, "ratio": bench_tools.ratio(seconds, "without", "with")}
+        calls[way] = bench_tools.calls_for(run(1), least_seconds=0.25)
+    for _ in range(repeats):
+        for way, program in programs.items():
+            start = time.process_time()
+            seconds[way].append(bench_tools.timer(program)(calls[way]))
+            cpu[way].append((time.process_time() - start) / calls[way])
+    return {
+        "seconds": {way: bench_tools.statistics_of(values) for way, values in seconds.items()},
+        "cpu_seconds": {way: bench_tools.statistics_of(values) for way, values in cpu.items()},
+        "ratio": min(cpu["without"]) / min(cpu["with"]),
+    }
 
 
 def render(rows: Sequence[dict[str, Any]]) -> str:

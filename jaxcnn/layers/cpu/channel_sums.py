@@ -1,7 +1,8 @@
 """Two sums for each channel over one reading of the arrays, and their transpose: what BatchNorm is made of.
 
-XLA's CPU compiler makes each sum by itself, at a fifth of the rate at which it passes over arrays element by element.
-Here such a pass first adds every eighth position up, for both sums at once; what is left is small.
+XLA's CPU compiler makes each sum by itself, more slowly than it passes over arrays element by element. Here such a pass
+first adds up eight positions at a time, for both sums at once; what is left is small. At 14x14, 576 channels and batch
+32, both sums of one array take 1.7 ms in place of 3.9; of two arrays, 2.4 in place of 4.4.
 """
 
 import jax
