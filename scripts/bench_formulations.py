@@ -14,7 +14,7 @@ run goes on with the same command, where `--out` was given.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -87,14 +87,16 @@ def patched(module: Any, name: str, value: Any) -> Iterator[None]:
         jax.clear_caches()
 
 
-def ways_without(names: set[str]) -> dict[str, Any]:
-    """Return a context manager for each of the names, within which a program is compiled without it."""
-    ways = {
-        name: rules(lambda found, name=name: tuple(rule for rule in found if rule.formulation.__name__ != name))
-        for kind in RULES
-        for rule in RULES[kind][:-1]
-        if (name := rule.formulation.__name__) in names
-    }
+def without_rule(name: str) -> AbstractContextManager[None]:
+    """Return a context without the rule of that name."""
+    return rules(lambda found: tuple(rule for rule in found if rule.formulation.__name__ != name))
+
+
+def ways_without(names: set[str]) -> dict[str, AbstractContextManager[None]]:
+    """Return a context for each of the names, within which a program is compiled without it."""
+    # The last rule of each kind fits always, and stays.
+    known = [rule.formulation.__name__ for kind in RULES.values() for rule in kind[:-1]]
+    ways = {name: without_rule(name) for name in known if name in names}
     if "max_pooling" in names:
         ways["max_pooling"] = patched(pool, "max_of_windows", max_pooling.xla_max)
     if "materialised" in names:
@@ -130,7 +132,9 @@ def compiled(model: str, batch_size: int) -> Program:
 def measure(all_rules: Program, without: Program, repeats: int) -> dict[str, Any]:
     """Return the seconds of both by CPU time and by the clock, and the ratio."""
     programs = {"with": all_rules, "without": without}
-    calls, seconds, cpu = {}, {way: [] for way in programs}, {way: [] for way in programs}
+    calls: dict[str, int] = {}
+    seconds: dict[str, list[float]] = {way: [] for way in programs}
+    cpu: dict[str, list[float]] = {way: [] for way in programs}
     for way, program in programs.items():
         run = bench_tools.timer(program)
         run(1)
@@ -170,8 +174,11 @@ def benchmark(arguments: Arguments) -> None:
     platform, keeps = bench_tools.prepare_process(True, shared=False)
     if platform != "cpu":
         raise UsageError(f"the device is of platform {platform}: formulations are the CPU's")
-    settings = {"repeats": arguments.repeats, "keeps_freed_memory": keeps}
-    settings |= {"compiler_options": backend.compiler_options(platform)}
+    settings = {
+        "repeats": arguments.repeats,
+        "keeps_freed_memory": keeps,
+        "compiler_options": backend.compiler_options(platform),
+    }
     results = Results(
         arguments.out, {"environment": environment(), "settings": settings}, ("model", "batch_size", "rule")
     )
