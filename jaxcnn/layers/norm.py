@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.cpu.channel_sums import channel_lines, channel_sums
+from jaxcnn.layers.cpu.channel_sums import channel_lines, channel_moments, channel_sums
 from jaxcnn.layers.cpu.lowering import materialised
 from jaxcnn.layers.initialisers import Initializer, ones, zeros
 from jaxcnn.layers.mapped import norm_axis
@@ -104,8 +104,7 @@ def batch_norm(
         epsilon: added to the variance.
         axis_name: mapped axis to average the statistics over; None: there is none.
     """
-    beside = x - near
-    moments = _averaged(channel_sums(beside, beside) / _positions(x), axis_name)
+    moments = _averaged(channel_moments(x, near) / _positions(x), axis_name)
     mean, var = near + moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
     return (x - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
 
@@ -116,11 +115,11 @@ def _batch_norm_jvp(epsilon: float, axis_name: str | None, primals: tuple, tange
     x, scale, _, _ = primals
     dx, dscale, dbias, _ = tangents
     y, mean, var = batch_norm.fun(*primals, epsilon, axis_name)  # not itself: rematerialisation looks into it
-    centred, gain = x - mean, lax.rsqrt(var + epsilon)
-    dmean, dcovariance = _averaged(channel_sums(dx, centred) / _positions(x), axis_name)
+    gain = lax.rsqrt(var + epsilon)
+    dmean, dcovariance = _averaged(channel_sums(dx, x, mean) / _positions(x), axis_name)
     slope = scale * gain
     per_centred = gain * dscale - slope * jnp.square(gain) * dcovariance
-    moved = channel_lines(jnp.stack([dbias - slope * dmean, per_centred]), centred)
+    moved = channel_lines(jnp.stack([dbias - slope * dmean, per_centred]), x, mean)
     return (y, mean, var), (slope * dx + moved, dmean, 2 * dcovariance)
 
 

@@ -40,12 +40,11 @@ def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: 
     return primitive
 
 
-def alike_over_devices(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return both operands, in a shard_map as what differs between devices if one of them does, as the result will."""
-    varying = [jax.typeof(operand).manual_axis_type.varying for operand in (a, b)]
-    missing = varying[1] - varying[0], varying[0] - varying[1]
-    a, b = (lax.pcast(x, tuple(m), to="varying") if m else x for x, m in zip((a, b), missing, strict=True))
-    return a, b
+def alike_over_devices(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the operands, in a shard_map as what differs between devices if one of them does, as the result will."""
+    varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
+    missing = [frozenset().union(*varying) - each for each in varying]
+    return tuple(lax.pcast(x, tuple(m), to="varying") if m else x for x, m in zip(operands, missing, strict=True))
 
 
 @cache
