@@ -93,11 +93,8 @@ def _depthwise(kernel: Array, geometry: Geometry) -> bool:
 
 
 def _shifts_give_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> bool:
-    if not _depthwise(kernel, geometry) or geometry.groups != y.shape[-1]:
-        return False
-    if geometry.unit_strides:
-        return not _by_onednn(y)
-    return geometry.dense and (math.prod(geometry.window) <= 9 or not _by_onednn(y))
+    one_each = _depthwise(kernel, geometry) and geometry.groups == y.shape[-1]
+    return one_each and (geometry.unit_strides or geometry.dense) and not _by_onednn(y)
 
 
 def _are_wide_groups(x: Array, y: Array, geometry: Geometry) -> bool:
