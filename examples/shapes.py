@@ -1,6 +1,6 @@
 """A dense task of one's own: a class for each pixel. Flips and crops move the map along with the image.
 
-jaxcnn train examples/shapes.py      # a mean intersection over union of 0.9, in a minute on 2 cores
+jaxcnn train examples/shapes.py      # a mean intersection over union above 0.85, in a minute on 2 cores
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from jaxcnn.data.fields import ClassMap, Image
 
 
 def scenes(count=800, size=32):
-    """Return images of discs and squares of random grey on random ground, and the class of each pixel."""
+    """Return images of discs and frames of random grey on random ground, and the class of each pixel."""
     rng = np.random.default_rng(0)
     apart = np.abs(np.mgrid[:size, :size] - rng.integers(6, size - 6, (count, 2, 2, 1, 1)))
     radius = rng.integers(4, 8, (count, 2, 1, 1))
     disc = np.square(apart[:, 0]).sum(1) < radius[:, 0] ** 2
-    square = apart[:, 1].max(1) < radius[:, 1]
-    maps = np.where(square, 2, disc).astype(np.uint8)
-    greys = rng.permuted(np.tile([40, 120, 200], (count, 1)), axis=1) + rng.integers(-30, 30, (count, 3))
+    frame = np.abs(apart[:, 1].max(1) - radius[:, 1]) < 1.5
+    maps = np.where(frame, 2, disc).astype(np.uint8)
+    greys = rng.permuted(np.tile([40, 120, 200], (count, 1)), axis=1) + rng.integers(-20, 20, (count, 3))
     pixels = greys[np.arange(count)[:, None, None], maps] + rng.normal(0, 8, maps.shape)
     data = {"image": pixels.clip(0, 255).astype(np.uint8)[..., None], "map": maps}
     train, test = ({name: array[part] for name, array in data.items()} for part in (np.s_[:600], np.s_[600:]))
-    fields = {"image": Image(channels=1), "map": ClassMap(class_names=("ground", "disc", "square"))}
+    fields = {"image": Image(channels=1), "map": ClassMap(class_names=("ground", "disc", "frame"))}
     return {"train": train, "test": test, "fields": fields}
 
 
@@ -37,7 +37,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         for dilation in (1, 2, 4, 8, 1):
-            x = nn.relu(nn.Conv(24, (3, 3), kernel_dilation=dilation)(x))
+            x = nn.relu(nn.GroupNorm(4)(nn.Conv(16, (3, 3), kernel_dilation=dilation)(x)))
         return nn.Conv(3, (1, 1))(x)
 
 

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from plain20_cifar10 import EXPERIMENT as FULL
 
+from jaxcnn import StepDecay
+
 EXPERIMENT = replace(
     FULL,
     name="plain20_cifar10_tenth",
-    schedule=replace(FULL.schedule, boundaries=(3_200, 4_800)),
+    schedule=StepDecay(boundaries=(3_200, 4_800)),
     train=replace(FULL.train, steps=6_400),
 )

@@ -1,4 +1,22 @@
-"""Convolutional networks in JAX: the classic architectures, exact, reproducible and fast."""
+"""Convolutional networks in JAX: the classic architectures, exact, reproducible and fast.
+
+    model = jaxcnn.create("resnet18", num_classes=10)                   # `jaxcnn.models.MODELS` has the names
+    model, variables = jaxcnn.weights.load("torchvision/resnet18", "resnet18.pth")
+
+    run = jaxcnn.run(jaxcnn.Experiment(name=..., model=..., data=..., optim=..., train=...))        # in runs/
+    run = jaxcnn.load_run("runs/NAME/HASH")                             # read back: metrics, model, state, predict
+
+    trainer = jaxcnn.Trainer(model, optax.adam(1e-3), jaxcnn.Classification(), data, train=jaxcnn.TrainConfig(...))
+    trainer.fit()                                                       # ready objects, ours or one's own
+
+    step = jaxcnn.jit(jaxcnn.train.make_train_step(model, tx, task))    # the parts alone
+
+An experiment is made of `ModelConfig`, `DataConfig`, a task (`Classification`), an optimiser (`Adam`, `Momentum`,
+...), a schedule (`CosineDecay`, ...), `TrainConfig`, `EvalConfig` and `CheckpointConfig`; transforms (`Flip`, ...)
+belong to the data. `jaxcnn train --help` explains every field. Own parts derive from `Task`, `Transform`,
+`Geometric`, `Optimizer` or `Schedule`, or are plain functions; `Part` names one. The rooms `data`, `layers`,
+`models`, `report`, `runs`, `tasks`, `train` and `weights` have what is below.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +45,7 @@ if TYPE_CHECKING:
     from jaxcnn.models import create
     from jaxcnn.models.config import ModelConfig
     from jaxcnn.models.features import features
+    from jaxcnn.parts import Part
     from jaxcnn.runs import Run, Trainer, load_run, resume, run, run_seeds
     from jaxcnn.tasks import Classification, Task
     from jaxcnn.train.callbacks import EarlyStopping, Stop
@@ -55,7 +74,6 @@ if TYPE_CHECKING:
         Schedule,
         StepDecay,
     )
-    from jaxcnn.typed import Part
 
 __version__ = "0.1.0"
 
@@ -87,7 +105,7 @@ _HOMES = {
         *("Constant", "CosineDecay", "ExponentialDecay", "InverseTimeDecay", "OneCycle", "Plateau"),
         *("PolynomialDecay", "Schedule", "StepDecay"),
     ),
-    "typed": ("Part",),
+    "parts": ("Part",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

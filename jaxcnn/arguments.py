@@ -7,7 +7,6 @@ several dataclasses, `--optim adam` chooses, and there are options for the field
 import ast
 import dataclasses
 import functools
-import inspect
 import itertools
 import os
 import shutil
@@ -75,7 +74,7 @@ def parse(
         if name in found:
             given[option.tree][name] = _value(option.hint, found[name], said)
         elif option.default is MISSING:
-            raise UsageError(f"{said} is missing: {more}")
+            raise UsageError(f"{said} is missing: expected {expected(option.hint)}, {more}")
     for name, option in options.items():
         values = given[option.tree]
         if isinstance(values.get(name), str) and (chosen := variants(option.hint).get(values[name])):
@@ -91,10 +90,10 @@ def take_file(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
     It is the first word; where options come first, the first word that ends in .py.
     """
-    words = [n for n, word in enumerate(arguments) if not word.startswith("-") and (n == 0 or word.endswith(".py"))]
-    if not words:
-        return None, list(arguments)
-    return arguments[words[0]], [*arguments[: words[0]], *arguments[words[0] + 1 :]]
+    for n, word in enumerate(arguments):
+        if not word.startswith("-") and (n == 0 or word.endswith(".py")):
+            return word, [*arguments[:n], *arguments[n + 1 :]]
+    return None, list(arguments)
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
@@ -103,14 +102,10 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
     Raises:
       UsageError: nothing follows.
     """
-    found = None
-    for number, word in enumerate(map(_hyphens, arguments)):
-        name, equals, value = word.partition("=")
-        if name == flag:
-            found = value if equals else next((w for w in arguments[number + 1 : number + 2] if w[:2] != "--"), "")
-            if not found:
-                raise UsageError(f"{flag} needs a value")
-    return found
+    found = [(values or [""])[0] for name, _, values in _grouped(arguments) if name == flag]
+    if "" in found:
+        raise UsageError(f"{flag} needs a value")
+    return found[-1] if found else None
 
 
 def flag_of(name: str) -> str:
@@ -123,10 +118,19 @@ def _negated(flag: str) -> str:
     return f"--{head}{dot}no-{last}"
 
 
-def _hyphens(word: str) -> str:
-    """Return an option with hyphens in its name, and any other word as it is."""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+def _grouped(words: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """Return each option, with hyphens in its name and as it was written, and the words up to the next one.
+
+    What comes before the first option is that of "".
+    """
+    found: list[tuple[str, str, list[str]]] = [("", "", [])]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            found.append((name.replace("_", "-"), name + equals, [value] * bool(equals)))
+        else:
+            found[-1][2].append(word)
+    return found
 
 
 def _options(
@@ -157,32 +161,22 @@ def _take(words: Sequence[str], options: Mapping[str, _Option]) -> tuple[dict[st
     Raises:
       UsageError: there is no such option, or a switch is given a value.
     """
-    flags = {flag_of(name): name for name in options}
-    switches = {flag for flag, name in flags.items() if options[name].is_switch}
-    off = {_negated(flag): flag for flag in switches}
+    flags = {flag_of(name): (name, "True" * option.is_switch) for name, option in options.items()}
+    flags |= {_negated(flag): (name, "False") for flag, (name, is_switch) in flags.items() if is_switch}
     found: dict[str, list[str]] = {}
-    left: list[str] = []
-    queue = list(words)
-    while queue:
-        word = queue.pop(0)
-        flag, equals, value = _hyphens(word).partition("=")
-        if not word.startswith("--"):
-            left.append(word)
-        elif flag in switches or flag in off:
-            on = off.get(flag, flag)
-            if equals:
-                raise UsageError(f"{flag} takes no value: write {on} or {_negated(on)}")
-            found[flags[on]] = [str(flag == on)]
-        elif flag not in flags:
-            guess = nearest(flag, sorted([*flags, *off]))
+    (_, _, left), *groups = _grouped(words)
+    for flag, written, values in groups:
+        if flag not in flags:
+            guess = nearest(flag, sorted(flags))
             more = f"did you mean {guess}?" if guess else "see --help for all"
-            raise UsageError(f"unknown option {word.partition('=')[0]}: {more}")
-        else:
-            option, taken = options[flags[flag]], [value] * bool(equals)
-            while queue and not queue[0].startswith("--") and (option.is_many or not taken):
-                taken.append(queue.pop(0))
-            pairs = takes(option.hint, dict)
-            found[flags[flag]] = found.get(flags[flag], []) + taken if pairs and taken else taken
+            raise UsageError(f"unknown option {written.removesuffix('=')}: {more}")
+        name, switched = flags[flag]
+        if switched and written.endswith("="):
+            raise UsageError(f"{flag} takes no value: write {flag_of(name)} or {_negated(flag_of(name))}")
+        many = 0 if switched else len(values) if options[name].is_many else 1
+        before = found.get(name, []) if takes(options[name].hint, dict) and values else []
+        found[name] = [switched] if switched else before + values[:many]
+        left += values[many:]
     return found, left
 
 
@@ -203,13 +197,17 @@ def _literal(word: str) -> Any:
         return word
 
 
+def filled(text: str, first: str = "", others: str = "") -> str:
+    """Return a paragraph in lines that fit the terminal."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    wrapper = textwrap.TextWrapper(width, first, others, break_on_hyphens=False, break_long_words=False)
+    return wrapper.fill(text)
+
+
 def _help(command: str, description: str, options: Mapping[str, _Option], positional: str) -> str:
     """Return what `--help` prints: each option with what it takes, its docstring and its default."""
-    width = min(shutil.get_terminal_size().columns, 100)
-    fill = functools.partial(textwrap.fill, width=width, break_on_hyphens=False, break_long_words=False)
     lines = [" ".join(["usage:", command, *[positional.upper()] * bool(positional), "[OPTIONS]"])]
-    for text in description.strip("\n").split("\n\n"):  # what is indented is shown as it is
-        lines.append("\n" + (text if text.startswith(" ") else fill(" ".join(text.split()))))
+    lines += ["\n" + filled(" ".join(text.split())) for text in description.split("\n\n")]
     rooms: dict[str, list[str]] = {"arguments": [], "options": []}
     shared = {name.partition(".")[0] for name in options if "." in name}
     for name, option in options.items():
@@ -223,11 +221,11 @@ def _help(command: str, description: str, options: Mapping[str, _Option], positi
             shown = flag + " KEY" * takes(option.hint, dict) + " VALUE" + more
         names = choices(option.hint) or (*variants(option.hint), *["your own"] * bool(openings(option.hint)))
         one = f"{'any' if option.is_many else 'one'} of {', '.join(names)}" if names else expected(option.hint)
-        says = [] if option.is_switch else [one]
-        says += [] if option.default is MISSING else [f"default: {_shown(option.default)}"]
+        default = f"default: {_shown(option.default)}"
+        says = [one] * (not option.is_switch) + [default] * (option.default is not MISSING)
         text = f"{docs(option.owner).get(name.rpartition('.')[2], '')} ({'; '.join(says)})".strip()
-        indent = " " * 6
-        rooms.setdefault(room, []).append(f"  {shown}\n{fill(text, initial_indent=indent, subsequent_indent=indent)}")
+        text = filled(text, " " * 6, " " * 6)
+        rooms.setdefault(room, []).append(f"  {shown}\n{text}")
     lines += [f"\n{room}:\n" + "\n".join(found) for room, found in rooms.items() if found]
     return "\n".join(lines)
 
@@ -245,11 +243,9 @@ def docs(kind: type) -> dict[str, str]:
     """Return the docstring of each field of a dataclass that has one, as one paragraph."""
     found: dict[str, str] = {}
     for one in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
-        try:
-            source = inspect.getsource(one)
-        except (OSError, TypeError):  # a user's, of a module that is not to be seen
-            source = Path(getattr(one.__init__, "__globals__", {}).get("__file__", os.devnull)).read_text()
-        classes = [node for node in ast.walk(ast.parse(textwrap.dedent(source))) if isinstance(node, ast.ClassDef)]
+        # Not by inspect.getsource: the module of a user's part is not to be seen.
+        source = Path(getattr(one.__init__, "__globals__", {}).get("__file__", os.devnull)).read_text()
+        classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
         body = next((node.body for node in classes if node.name == one.__name__), [])
         for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):

@@ -12,14 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jaxcnn.arguments import parse, value_of
-from jaxcnn.commands import Commands, call, parse_experiment
+from jaxcnn import cli_data
+from jaxcnn.arguments import value_of
+from jaxcnn.commands import Command, OfExperiment, call
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.parts import is_of_part, told
 from jaxcnn.process import prepare_process
 from jaxcnn.stop import StopFlag, Stopped, exit_on_second_interrupt
 from jaxcnn.typed import Count, Option
+
+if TYPE_CHECKING:
+    from jaxcnn.experiment import Experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +42,7 @@ def _main(arguments: list[str]) -> int:
             return 0
         # From the start, so that a signal while JAX is imported is one to stop at, too.
         with StopFlag() if arguments[:1] in (["train"], ["evaluate"], ["data"]) else contextlib.nullcontext():
-            code = call("", COMMANDS, arguments)
+            code = call("jaxcnn", COMMANDS, arguments)
         sys.stdout.flush()
         return code
     except UsageError as error:
@@ -53,25 +58,29 @@ def _main(arguments: list[str]) -> int:
         return 0
     except MemoryError:
         return _say(f"error: out of memory: {_SMALLER}", 1)
-    except OSError as error:
-        return _say(f"error: {error.strerror or error}: {error.filename or 'while writing'}", 1)
-    except RuntimeError as error:
+    except Exception as error:
         # JAX's own type for it can only be named by importing JAX.
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _say(f"error: out of device memory: {_SMALLER}", 1)
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            return _say(f"error: out of device memory: {_SMALLER}", 1)
+        if is_of_part(error):
+            return _say(f"error: {told(error)}", 1)
+        if isinstance(error, OSError):
+            return _say(f"error: {error.strerror or error}: {error.filename or 'while writing'}", 1)
+        raise
 
 
 _SMALLER = "a smaller train.batch_size or data.image_size, or more train.accumulation_steps, needs less"
 
 
 def _say(text: str, code: int) -> int:
-    print("jaxcnn: " + " ".join(text.split("\n")), file=sys.stderr)
+    print("jaxcnn: " + " ".join(line.strip() for line in text.splitlines()), file=sys.stderr)
     return code
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RunOptions:
+class Train(OfExperiment):
+    """Train an experiment, or go on with one that was interrupted."""
+
     resume: Path | None = None
     """Go on with the run in this folder; FILE may then be left out, and nothing that matters may differ."""
     runs_dir: Path = Path("runs")
@@ -81,202 +90,179 @@ class _RunOptions:
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. RUNS_DIR must be shared."""
     quiet: bool = False
     """Show no progress."""
-    code: tuple[Path, ...] = ()
-    """With --resume: folders that the run's own parts (nets.py:tiny) may be imported from, beside the working
-    folder."""
+    code: tuple[str, ...] = ()
+    """With --resume: folders and installed packages that the run's own parts (nets.py:tiny) may be imported from,
+    beside the working folder."""
     accept_program: bool = False
     """With --resume: go on even where code has changed what the run computes."""
 
+    @classmethod
+    def without_file(cls, words: Sequence[str]) -> "Experiment | None":
+        """Return that of the run to go on with."""
+        from jaxcnn import runs
 
-def _train(arguments: list[str]) -> None:
-    """Train an experiment, or go on with one that was interrupted."""
-    from jaxcnn import runs
+        folder = value_of("--resume", words)
+        return None if folder is None else runs.load_run(folder).experiment
 
-    folder = value_of("--resume", arguments)
-    resumed = lambda: None if folder is None else runs.load_run(folder).experiment  # noqa: E731
-    options, experiment = parse_experiment(_RunOptions(), "jaxcnn train", _train.__doc__, arguments, resumed)
-    prepare_process(distributed=options.distributed)
-    shared: dict[str, Any] = {"progress": not options.quiet, "command": shlex.join(["jaxcnn", "train", *arguments])}
-    from jaxcnn.report.terminal import check_seeds, result_table, seeds_table
+    def __call__(self, experiment: "Experiment", command: Sequence[str]) -> None:
+        prepare_process(distributed=self.distributed)
+        import jax
 
-    if options.resume is None and experiment.train.seeds > 1:
-        found = runs.run_seeds(experiment, options.runs_dir, **shared)
-        print(seeds_table(found))
-        check_seeds(found)
-        return
-    if options.resume is None:
-        run = runs.run(experiment, options.runs_dir, **shared)
-    else:
-        own = {"code": options.code, "accept_program": options.accept_program}
-        run = runs.resume(options.resume, experiment, **shared, **own)
-    import jax
+        from jaxcnn import runs
+        from jaxcnn.report.terminal import check_seeds, result_table, seeds_table
 
-    if jax.process_index() == 0:
-        print(result_table(run))
+        shared: dict[str, Any] = {"progress": not self.quiet, "command": shlex.join(command)}
+        if self.resume is not None:
+            own: dict[str, Any] = {"code": self.code, "accept_program": self.accept_program}
+            run = runs.resume(self.resume, experiment, **shared, **own)
+        elif experiment.train.seeds > 1:
+            found = runs.run_seeds(experiment, self.runs_dir, **shared)
+            print(seeds_table(found))
+            return check_seeds(found)
+        else:
+            run = runs.run(experiment, self.runs_dir, **shared)
+        if jax.process_index() == 0:
+            print(result_table(run))
 
 
-def _evaluate(arguments: list[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _OfRun(Command):
+    positional = "run"
+    run: Path
+    """The run folder."""
+    checkpoint: Literal["last", "best"] = "last"
+    """The newest, or the best on the validation split."""
+    code: tuple[str, ...] = ()
+    """Folders and installed packages that the run's own parts (nets.py:tiny) may be imported from, beside the working
+    folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_OfRun):
     """Score a run's checkpoint."""
-    from jaxcnn import runs
-    from jaxcnn.report.terminal import metrics_table
 
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        run: Path
-        """The run folder."""
-        split: Literal["test", "val", "train"] = "test"
-        """Which examples; training images are not augmented."""
-        checkpoint: Literal["last", "best"] = "last"
-        """The newest, or the best on the validation split."""
-        views: Literal["center", "ten_crop", "multi_scale"] = "center"
-        """What of each image is scored: what the run itself does; four corners, the centre and their mirror images; or
-        the whole image, and its mirror image, at several scales. Probabilities are averaged."""
-        scales: tuple[int, ...] = ()
-        """Short sides in pixels for multi_scale, such as 224 256 384."""
-        resize_to: Count | None = None
-        """Length that the short side is scaled to before crops of data.image_size; None: the run's own."""
-        code: tuple[Path, ...] = ()
-        """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
+    split: Literal["test", "val", "train"] = "test"
+    """Which examples; training images are not augmented."""
+    views: Literal["center", "ten_crop", "multi_scale"] = "center"
+    """What of each image is scored: what the run itself does; four corners, the centre and their mirror images; or
+    the whole image, and its mirror image, at several scales. Probabilities are averaged."""
+    scales: tuple[int, ...] = ()
+    """Short sides in pixels for multi_scale, such as 224 256 384."""
+    resize_to: Count | None = None
+    """Length that the short side is scaled to before crops of data.image_size; None: the run's own."""
 
-    (parsed,) = parse((Arguments,), "jaxcnn evaluate", _evaluate.__doc__ or "", arguments, "run")
-    prepare_process(distributed=False)
-    options = {name: value for name, value in vars(parsed).items() if name != "run"}
-    print(metrics_table(runs.evaluate(parsed.run, **options)))
+    def __call__(self) -> None:
+        prepare_process(distributed=False)
+        from jaxcnn import runs
+        from jaxcnn.report.terminal import metrics_table
+
+        options = {name: value for name, value in vars(self).items() if name != "run"}
+        print(metrics_table(runs.evaluate(self.run, **options)))
 
 
-def _export(arguments: list[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Export(_OfRun):
     """Write a run's network for other programs: weights, and a StableHLO module."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        run: Path
-        """The run folder."""
-        output: Path | None = None
-        """Folder for the files; None: RUN/export."""
-        checkpoint: Literal["last", "best"] = "last"
-        """The newest, or the best on the validation split."""
-        code: tuple[Path, ...] = ()
-        """Folders that the run's own parts (nets.py:tiny) may be imported from, beside the working folder."""
+    output: Path | None = None
+    """Folder for the files; None: RUN/export."""
 
-    (parsed,) = parse((Arguments,), "jaxcnn export", _export.__doc__ or "", arguments, "run")
-    prepare_process(distributed=False)
-    from jaxcnn.report.terminal import table
-    from jaxcnn.runs.export import export
+    def __call__(self) -> None:
+        prepare_process(distributed=False)
+        from jaxcnn.report.terminal import files_table
+        from jaxcnn.runs.export import export
 
-    output = parsed.output or parsed.run / "export"
-    paths = export(parsed.run, output, checkpoint=parsed.checkpoint, code=parsed.code)
-    print(table(["file", "MiB"], [(str(path), f"{path.stat().st_size / 2**20:,.2f}") for path in paths], right=(1,)))
+        output = self.output or self.run / "export"
+        print(files_table(export(self.run, output, checkpoint=self.checkpoint, code=self.code)))
 
 
-def _models(arguments: list[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Models(Command):
     """List the models with their parameters, multiply-adds and receptive fields."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        family: str | None = None
-        """The models of one family only, such as resnet; None: all."""
-        json: bool = False
-        """Print a JSON list in place of a table."""
+    family: str | None = None
+    """The models of one family only, such as resnet; None: all."""
+    json: bool = False
+    """Print a JSON list in place of a table."""
 
-    (parsed,) = parse((Arguments,), "jaxcnn models", _models.__doc__ or "", arguments)
-    from jaxcnn.models.summary import model_rows
-    from jaxcnn.report.terminal import models_table
+    def __call__(self) -> None:
+        from jaxcnn.models.summary import model_rows
+        from jaxcnn.report.terminal import models_table
 
-    found = model_rows(parsed.family)
-    if parsed.json:
-        print(json.dumps([asdict(row) for row in found], indent=1))
-        return
-    print(models_table(found))
+        found = model_rows(self.family)
+        print(json.dumps([asdict(row) for row in found], indent=1) if self.json else models_table(found))
 
 
-_SUMMARY_HELP = """Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive
-field in pixels. A model made with auxiliary heads (--options aux_heads True) counts with them, as it is trained."""
+@dataclass(frozen=True, kw_only=True)
+class Summary(Command):
+    """Print a model layer by layer: output, parameters, multiply-adds, receptive field, activation memory.
+
+    Numbers are for one image; "activations" is the memory of each layer's output, "sees" the receptive field in pixels.
+    A model made with auxiliary heads (--options aux_heads True) counts with them, as it is trained.
+    """
+
+    positional = "name"
+    name: str
+    """A name that `jaxcnn models` lists, or your own, nets.py:tiny."""
+    input: tuple[Count, ...] = ()
+    """Side of the square input in pixels, or its height, width and channels; left out: as it was published."""
+    num_classes: Count | None = None
+    """Outputs; None: as published."""
+    stages: bool = False
+    """One row for each stage in place of each layer."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """The model's own options, as pairs KEY VALUE, such as shortcut A."""
+
+    def __call__(self) -> None:
+        from jaxcnn.models import MODELS, summary
+        from jaxcnn.models.config import ModelConfig
+        from jaxcnn.parts import Finder
+        from jaxcnn.report.terminal import by, summary_table
+        from jaxcnn.runs.build import find_model
+
+        published = MODELS[self.name].input_shape if self.name in MODELS else (224, 224, 3)
+        model = find_model(
+            ModelConfig(name=self.name, num_classes=self.num_classes, options=self.options), Finder(), None
+        )
+        if len(self.input) not in (0, 1, 3):
+            raise UsageError(
+                f"--input is {' '.join(map(str, self.input))}: expected a side, or height, width, channels"
+            )
+        shape = (self.input * 2 + published[2:] if len(self.input) == 1 else self.input) or published
+        found = (summary.stage_rows if self.stages else summary.summarize)(model, shape)
+
+        print(f"{self.name}, one image of {by(shape)}")
+        print(summary_table(found, "stage" if self.stages else "layer"))
 
 
-def _summary(arguments: list[str]) -> None:
-    """Print a model layer by layer: output, parameters, multiply-adds, receptive field, activation memory."""
-
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        name: str
-        """A name that `jaxcnn models` lists, or your own, nets.py:tiny."""
-        input: tuple[Count, ...] = ()
-        """Side of the square input in pixels, or its height, width and channels; left out: as it was published."""
-        num_classes: Count | None = None
-        """Outputs; None: as published."""
-        stages: bool = False
-        """One row for each stage in place of each layer."""
-        options: dict[str, Option] = field(default_factory=dict)
-        """The model's own options, as pairs KEY VALUE, such as shortcut A."""
-
-    (parsed,) = parse((Arguments,), "jaxcnn summary", f"{_summary.__doc__}\n\n{_SUMMARY_HELP}", arguments, "name")
-    from jaxcnn.models import MODELS, summary
-    from jaxcnn.models.config import ModelConfig
-    from jaxcnn.parts import Finder
-    from jaxcnn.report.terminal import by, summary_table
-    from jaxcnn.runs.build import find_model
-
-    published = MODELS[parsed.name].input_shape if parsed.name in MODELS else (224, 224, 3)
-    config = ModelConfig(name=parsed.name, num_classes=parsed.num_classes, options=parsed.options)
-    model = find_model(config, None, Finder())
-    if len(parsed.input) not in (0, 1, 3):
-        raise UsageError(f"--input is {' '.join(map(str, parsed.input))}: expected a side, or height, width, channels")
-    shape = (parsed.input * 2 + published[2:] if len(parsed.input) == 1 else parsed.input) or published
-    found = (summary.stage_rows if parsed.stages else summary.summarize)(model, shape)
-
-    print(f"{parsed.name}, one image of {by(shape)}")
-    print(summary_table(found, "stage" if parsed.stages else "layer"))
-
-
-def _predict(arguments: list[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Predict(Command):
     """Print the most probable classes of images, by weights of another library or of our own."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Arguments:
-        images: tuple[Path, ...] = ()
-        """Image files."""
-        weights: Path | None = None
-        """A .safetensors, .pth or .h5 file."""
-        model: str = "jaxcnn"
-        """What the weights are of, such as torchvision/resnet50 or timm/vgg16; jaxcnn: the file, one of
-        jaxcnn.weights.save, says it."""
-        top: Count = 5
-        """How many classes."""
-        json: bool = False
-        """Print a JSON list in place of a table."""
+    positional = "images"
+    images: tuple[Path, ...]
+    """Image files."""
+    weights: Path
+    """A .safetensors, .pth or .h5 file."""
+    model: str = "jaxcnn"
+    """What the weights are of, such as torchvision/resnet50 or timm/vgg16; jaxcnn: the file, one of
+    jaxcnn.weights.save, says it."""
+    top: Count = 5
+    """How many classes."""
+    json: bool = False
+    """Print a JSON list in place of a table."""
 
-    (parsed,) = parse((Arguments,), "jaxcnn predict", _predict.__doc__ or "", arguments, "images")
-    if parsed.weights is None:
-        raise UsageError("which weights? expected --weights FILE, see jaxcnn predict --help")
-    if not parsed.images:
-        raise UsageError("which images? expected jaxcnn predict --weights FILE IMAGE ...")
-    prepare_process(distributed=False)
-    from jaxcnn.report.terminal import guesses_table
-    from jaxcnn.weights import load
-    from jaxcnn.weights.predict import predict
+    def __call__(self) -> None:
+        prepare_process(distributed=False)
+        from jaxcnn.report.terminal import guesses_table
+        from jaxcnn.weights import load
+        from jaxcnn.weights.predict import predict
 
-    model, variables = load(parsed.model, parsed.weights)
-    found = predict(model, variables, parsed.images, parsed.top)
-    if parsed.json:
-        guesses = [{"image": str(i), "top": [asdict(g) for g in f]} for i, f in zip(parsed.images, found, strict=True)]
-        print(json.dumps(guesses, indent=1))
-        return
-    print(guesses_table(parsed.images, found))
+        model, variables = load(self.model, self.weights)
+        found = predict(model, variables, self.images, self.top)
+        rows = [{"image": str(i), "top": [asdict(g) for g in f]} for i, f in zip(self.images, found, strict=True)]
+        print(json.dumps(rows, indent=1) if self.json else guesses_table(self.images, found))
 
 
-def _data(arguments: list[str]) -> int:
-    """Look into data sets, see what augmentation does, write copies that are read faster."""
-    from jaxcnn.cli_data import COMMANDS as COMMANDS_OF_DATA
-
-    return call("data ", COMMANDS_OF_DATA, arguments)
-
-
-COMMANDS: Commands = {
-    "train": _train,
-    "evaluate": _evaluate,
-    "export": _export,
-    "models": _models,
-    "summary": _summary,
-    "predict": _predict,
-    "data": _data,
-}
+_ALL = (Train, Evaluate, Export, Models, Summary, Predict, cli_data.Data)
+COMMANDS = {command.__name__.lower(): command for command in _ALL}

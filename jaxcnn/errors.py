@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-# Choices that an error lists in full.
+# Choices that an error lists.
 _LISTED = 24
 
 
@@ -37,4 +37,6 @@ def unknown(what: str, value: str, choices: Iterable[str], at: str = "") -> Usag
     guess = nearest(value, names)
     if guess is not None:
         return UsageError(f"unknown {what} {at + value!r}: did you mean {at + guess!r}?")
-    return UsageError(f"unknown {what} {at + value!r}: valid choices are {', '.join(at + name for name in names)}")
+    more = f", ... ({len(names)} in all)" * (len(names) > _LISTED)
+    listed = ", ".join(at + name for name in names[:_LISTED])
+    return UsageError(f"unknown {what} {at + value!r}: valid choices are {listed}{more}")

@@ -16,7 +16,7 @@ from jaxcnn.tasks import AnyTask, Classification
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.optimizers import AnyOptimizer
 from jaxcnn.train.schedules import AnySchedule, Constant
-from jaxcnn.typed import Config, Interval, check, to_json
+from jaxcnn.typed import Config, Interval, to_json
 
 LAST_SEED = 2**32 - 1
 
@@ -69,7 +69,7 @@ class Experiment(Config, at=""):
     @property
     def references(self) -> list[str]:
         """The names of a user's own parts in it."""
-        return sorted(set(_references(to_dict(self))))
+        return sorted(set(_references(to_json(self))))
 
 
 # Changing these does not change a result, so a run may be resumed with others. Where the data are is among them:
@@ -79,20 +79,6 @@ IMMATERIAL = (
     *("checkpoint", "paper", "published", "train.seeds", "train.seeds_mode"),
     *("data.path", "data.download", "data.pipeline", "data.threads", "data.bad_limit"),
 )
-
-
-def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """Return the experiment as plain JSON values."""
-    return to_json(experiment)
-
-
-def from_dict(values: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that `to_dict` gave.
-
-    Raises:
-      UsageError: a field is unknown, missing or of the wrong type.
-    """
-    return check(Experiment, values, "")
 
 
 def fingerprint(experiment: Experiment) -> str:
@@ -114,13 +100,13 @@ def difference(ours: Experiment, theirs: Experiment) -> str | None:
     """Return the first field that matters and differs, as a line of text, or None."""
     if not (names := differences(ours, theirs)):
         return None
-    mine, other = (_flat(to_dict(each)).get(names[0]) for each in (ours, theirs))
+    mine, other = (_flat(to_json(each)).get(names[0]) for each in (ours, theirs))
     return f"{names[0]} is {mine!r}, the run has {other!r}"
 
 
 def differences(ours: Experiment, theirs: Experiment) -> list[str]:
     """Return the names of the fields that matter and differ."""
-    mine, other = _flat(to_dict(ours)), _flat(to_dict(theirs))
+    mine, other = _flat(to_json(ours)), _flat(to_json(theirs))
     return [name for name in sorted({**material(ours), **material(theirs)}) if mine.get(name) != other.get(name)]
 
 

@@ -1,7 +1,10 @@
 """Writing a file whole or not at all."""
 
 import os
+import tempfile
 from pathlib import Path
+
+from jaxcnn.errors import UsageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -23,3 +26,13 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError where no file can be written beside `path`, whose folder is made if need be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error

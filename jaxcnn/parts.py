@@ -14,9 +14,10 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,9 +30,22 @@ _PREFIX = "jaxcnn_part_"
 # What is imported by these names is never a neighbour, whatever lies beside a file.
 _KEPT = sys.stdlib_module_names | {"jaxcnn"}
 # A line in one of these is not what a user looks for.
-_LIBRARIES = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parent))
+_LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts")),
+    str(Path(__file__).parent),
+)
 # Modules by folder and name, with the SHA-256 of the files they were made of: an edited one is read again.
 _loaded: dict[tuple[Path, str], tuple[ModuleType, dict[Path, str]]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A user's own part by its name, `file.py:name` or `package.module:name`, and what it is made with."""
+
+    name: str
+    """See the module."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments: JSON values."""
 
 
 def is_reference(name: str) -> bool:
@@ -47,6 +61,31 @@ class Finder:
     """In this order; the working folder comes after them."""
     installed: bool = True
     """Whether installed packages are looked through, too, and files outside of these folders taken by their path."""
+    packages: tuple[str, ...] = ()
+    """Installed packages that may be imported from even so."""
+    before: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where a run had its files, by name: told where one is no longer found."""
+
+    @classmethod
+    def of_data(cls, code: Iterable[str | Path], before: Mapping[str, str] | None = None) -> "Finder":
+        """Return what finds the parts that data name, a run or weights: in the working folder and what a user names.
+
+        Args:
+          code: folders, and installed packages by name.
+          before: where a run had its files.
+
+        Raises:
+          UsageError: there is no such folder or package.
+        """
+        folders, packages = list[Path](), list[str]()
+        for each in map(Path, code):
+            if each.expanduser().is_dir():
+                folders.append(each)
+            elif str(each).isidentifier() and find_spec(str(each)) is not None:
+                packages.append(str(each))
+            else:
+                raise UsageError(f"--code {each} is neither a folder nor an installed package")
+        return cls(tuple(folders), installed=False, packages=tuple(packages), before=before or {})
 
     def find(self, reference: str) -> Any:
         """Return what a reference names.
@@ -90,7 +129,7 @@ class Finder:
             if self.installed or path.is_relative_to(folder):
                 return load_file(path) if is_file else _load(where, folder, path), folder
             outside = path
-        if self.installed and not is_file:
+        if not is_file and (self.installed or where.partition(".")[0] in self.packages):
             try:
                 return _imported(where, lambda: importlib.import_module(where)), Path(sysconfig.get_path("purelib"))
             except UsageError as error:
@@ -98,15 +137,16 @@ class Finder:
                 if not (isinstance(cause, ModuleNotFoundError) and f"{where}.".startswith(f"{cause.name}.")):
                     raise
         looked = f"in {', '.join(map(str, places))}"
-        more = "; --code FOLDER names another that may be imported from" * (not self.installed)
+        what = "FOLDER" if is_file else "FOLDER or PACKAGE"
+        more = f"; --code {what} names another that may be imported from" * (not self.installed)
         if outside is not None:
             raise UsageError(f"{where} is {outside}, which is not {looked}{more}")
-        near = [name + ".py" * is_file for folder in places for name in _beside(folder)]
+        was = [f"; the run had it as {self.before[str(name)]}" for name in wanted if str(name) in self.before]
+        near = [name for folder in places for name in (_files_in(folder, wanted[0]) if is_file else _beside(folder))]
+        also = " and installed" * (self.installed and not is_file)
         kind = "file" if is_file else "module"
         there_is_none = unknown(kind, where, near) if near else f"there is no {kind} {where}"
-        raise UsageError(
-            f"{there_is_none} (looked {looked}{' and installed' if self.installed and not is_file else ''}{more})"
-        )
+        raise UsageError(f"{there_is_none} (looked {looked}{also}{more}{''.join(was)})")
 
 
 def load_file(path: Path) -> ModuleType:
@@ -223,6 +263,12 @@ def _beside(folder: Path) -> set[str]:
     return packages | {path.stem for path in folder.glob("*.py")}
 
 
+def _files_in(folder: Path, wanted: Path) -> list[str]:
+    """Return the Python files of a folder, and those that lie where one is looked for, by their paths from there."""
+    parts = (Path(), wanted.parent)
+    return [str(part / path.name) for part in parts for path in (folder / part).glob("*.py") if path.is_file()]
+
+
 def _files_of(module: ModuleType) -> set[Path]:
     """Return the files of a module, with those beside it, or of its package, that it was made of."""
     if "__files__" in module.__dict__:
@@ -250,6 +296,28 @@ def _imported(what: str, run: Callable[[], ModuleType]) -> ModuleType:
         raise UsageError(f"{at}{',' * bool(line)} cannot be run: {_line(error)}") from error
 
 
+def told(error: BaseException) -> str:
+    """Return an exception in one line, with the user's own line that it comes from, if there is one."""
+    file, line = _place(error)
+    return _line(error) + f" ({Path(file).name}, line {line})" * bool(line)
+
+
+def is_of_part(error: BaseException) -> bool:
+    """Return whether an exception comes out of a user's part."""
+    files = {str(path) for _, read in _loaded.values() for path in read}
+    return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
+
+
+def check_call(name: str, function: Any, *arguments: str) -> None:
+    """Raise UsageError where a user's function cannot be called with so many arguments; they are told by name."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:  # it does not say what it takes
+        return
+    except TypeError as error:
+        raise UsageError(f"{name} cannot be called with ({', '.join(arguments)}): {error}") from error
+
+
 def _place(error: BaseException) -> tuple[str, int | None]:
     """Return the file and line, in code that is the user's if there is any, that an exception comes from."""
     if isinstance(error, SyntaxError):
@@ -262,7 +330,7 @@ def _place(error: BaseException) -> tuple[str, int | None]:
 def _line(error: BaseException) -> str:
     """Return an exception's type and the first line of what it says."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text.strip()}".split("\n")[0].removesuffix(": ")
+    return f"{type(error).__name__}: {text.strip()}".split("\n")[0].removesuffix(": ")[:250]
 
 
 def arguments_of(name: str, factory: Any) -> Mapping[str, inspect.Parameter]:
@@ -277,23 +345,49 @@ def arguments_of(name: str, factory: Any) -> Mapping[str, inspect.Parameter]:
         raise UsageError(f"{name} is {factory!r:.80}: expected a class or a function") from error
 
 
+def made(part: Any, finder: Finder) -> Any:
+    """Return a value as it is; of a `Part` what it names: a class with its options, a function with them bound.
+
+    Raises:
+      UsageError: there is no such part, or it does not take the options.
+    """
+    if not isinstance(part, Part):
+        return part
+    found = finder.find(part.name)
+    if isinstance(found, type):
+        return call(part.name, found, part.options)
+    if not part.options:
+        return found
+    if not callable(found):
+        raise UsageError(f"{part.name} is made already: it takes no options, such as {min(part.options)!r}")
+    _check_options(part.name, found, part.options)
+    return partial(found, **part.options)
+
+
 def call(name: str, factory: Any, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
     """Return what a user's class or function makes of its options, and of what is offered that it has arguments for.
 
     Raises:
       UsageError: it has no such option (with the nearest), needs one that is not given, or refuses them.
     """
-    takes = arguments_of(name, factory)
-    any_name = any(one.kind is one.VAR_KEYWORD for one in takes.values())
-    for option in options:
-        if option not in takes and not any_name:
-            raise unknown(f"option of {name}", option, takes)
+    takes = _check_options(name, factory, options)
     given = {key: value for key, value in (offered or {}).items() if key in takes} | dict(options)
     try:
         return factory(**given)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     except Exception as error:
-        file, line = _place(error)
-        at = f" ({Path(file).name}, line {line})" if line else ""
-        raise UsageError(f"{name} cannot be made: {_line(error)}{at}") from error
+        raise UsageError(f"{name} cannot be made: {told(error)}") from error
+
+
+def _check_options(name: str, factory: Any, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """Return what a class or function takes.
+
+    Raises:
+      UsageError: an option is not among it.
+    """
+    takes = arguments_of(name, factory)
+    for option in options:
+        if option not in takes and not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+            raise unknown(f"option of {name}", option, takes)
+    return takes

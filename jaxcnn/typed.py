@@ -1,7 +1,8 @@
 """Configurations: frozen dataclasses whose types and ranges are checked where they are made, and their JSON.
 
 A field's type says all that is asked of it: `Annotated[float, Interval(above=0)]` is a finite number above 0, and
-`Annotated[Flip | Mixup, Open("a transform", "__call__")]` one of ours, or a user's own.
+`Annotated[Flip | Mixup | Any, Open("a transform", "__call__")]` one of ours, or a user's own: `Any` says so to type
+checkers, `Open` to us.
 """
 
 import contextlib
@@ -12,12 +13,12 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.parts import is_reference, reference_of
+from jaxcnn.parts import Part, is_reference, reference_of
 
 Option = bool | int | float | str | tuple[int, ...]
 """What a user's part and a model can be made with."""
@@ -101,16 +102,6 @@ class Open:
     """What an own dataclass must have."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A user's own part by its name, `file.py:name` or `package.module:name`, and what it is made with."""
-
-    name: str
-    """See `jaxcnn.parts`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments: JSON values."""
-
-
 class Config:
     """A frozen dataclass whose fields are checked when it is made, and brought to the form of their types.
 
@@ -191,7 +182,8 @@ def alternatives(hint: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     if typing.get_origin(hint) is Annotated:
         return [(one, (*hint.__metadata__, *notes)) for one, notes in alternatives(hint.__origin__)]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [each for part in typing.get_args(hint) for each in alternatives(part)]
+        # Any, beside others, is there for type checkers: what a user's own part must be, `Open` says.
+        return [each for part in typing.get_args(hint) if part is not Any for each in alternatives(part)]
     return [(hint, ())]
 
 
@@ -342,6 +334,8 @@ def _own(note: Open, hint: Any, value: Any, name: str) -> Any:
         return value
     if isinstance(value, str) and is_reference(value):
         return Part(name=value)
+    if isinstance(value, str) and value.endswith(".py"):
+        raise UsageError(f"{name} is {value!r}: expected {value}:NAME, {note.what} that it holds")
     if isinstance(value, Mapping) and is_reference(str(value.get("kind", ""))):
         options = {key: item for key, item in value.items() if key != "kind"}
         return Part(name=str(value["kind"]), options=options)

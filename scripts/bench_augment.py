@@ -36,10 +36,10 @@ from jaxcnn.data.augment import (
     RandAugment,
     TrivialAugment,
     augment,
-    normalize,
 )
 from jaxcnn.data.fields import Batch, Fields, Image, Label
-from jaxcnn.runs.environment import environment
+from jaxcnn.data.norms import normalize
+from jaxcnn.environment import environment
 
 _BATCH = {32: 128, 224: 64}
 _FIELDS: Fields = {"image": Image(channels=3), "label": Label(tuple("0123456789"))}

@@ -30,12 +30,12 @@ from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
 
 from jaxcnn import backend
+from jaxcnn.environment import environment
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.layers import Conv, ConvTranspose, initialisers
 from jaxcnn.layers.conv import Lowering, conv, conv_transpose
 from jaxcnn.layers.geometry import per_dimension, resolve_padding, window_extent
 from jaxcnn.models import MODELS, create
-from jaxcnn.runs.environment import environment
 
 Direction = Literal["forward", "by_input", "by_kernel"]
 _NOISE = np.random.default_rng(0).standard_normal(999_983, np.float32)

@@ -40,9 +40,9 @@ from input_ours import Setting, Stored, decode_rate, pipeline, pipeline_rate
 
 from jaxcnn import backend
 from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, TrainCrop
+from jaxcnn.environment import environment
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
-from jaxcnn.runs.environment import environment
 
 Rate = Callable[[], float]
 """Measures images per second once."""

@@ -1,6 +1,6 @@
 """What the training loop costs, as ratios in one run: python scripts/bench_loop.py [--models lenet5 resnet20]
 
-Prints JSON with, for each model, images per second of the bare jitted step (its batch already on the device) and of
+Prints JSON with, for each model, images per second of the bare compiled step (its batch already on the device) and of
 whole runs (batches made, logged, saved; evaluation timed apart), interleaved, medians over the repeats; the time
 from starting `jaxcnn train` to the first step with a cold and a warm compilation cache; and the time of `init` of
 ResNet-50.
@@ -20,12 +20,11 @@ from typing import Any
 import bench_tools
 import jax
 import numpy as np
-from jaxcnn.runs.session import Session
 
 import jaxcnn
-from jaxcnn.runs.environment import environment
-from jaxcnn.stop import StopFlag
-from jaxcnn.train.step import make_train_step
+from jaxcnn import backend
+from jaxcnn.environment import environment
+from jaxcnn.runs.trainer import Trainer
 
 _SHAPES = {"lenet5": (28, 28, 1), "resnet20": (32, 32, 3)}
 
@@ -56,32 +55,38 @@ def experiment(model: str, folder: Path, steps: int) -> jaxcnn.Experiment:
         name=f"bench_{model}",
         model=jaxcnn.ModelConfig(name=model),
         data=jaxcnn.DataConfig(source="npz", path=path, augment=(jaxcnn.PadCrop(pad=4), jaxcnn.Flip())),
-        optim=jaxcnn.OptimConfig(name="momentum", learning_rate=0.01),
+        optim=jaxcnn.Momentum(learning_rate=0.01),
         train=jaxcnn.TrainConfig(batch_size=128, steps=steps),
         eval=jaxcnn.EvalConfig(every=10**9),
     )
 
 
-def bare_rate(session: Session, steps: int) -> float:
-    """Return images per second of the jitted step alone."""
-    step = jax.jit(make_train_step(session.model, session.tx, session.task), donate_argnums=0)
-    batch: dict[str, Any] = jax.jit(session.train_batch)(*session.arguments(0))
-    state, sums = step(session.initial_state(), batch)
-    jax.block_until_ready(sums)
-    start = time.perf_counter()
-    for _ in range(steps):
-        state, sums = step(state, batch)
-    jax.block_until_ready(state)
-    return steps * len(batch["label"]) / (time.perf_counter() - start)
+class Bare:
+    """The training step alone, compiled as a run compiles it, on one batch that stays on the device."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        """Compile it and make one step."""
+        self._step = jaxcnn.jit(trainer.make_step(), donate_argnums=0)
+        self._batch: dict[str, Any] = jaxcnn.jit(trainer.inputs.batch)(trainer.stream.at(0))
+        self._state = trainer.initial_state()
+        self.rate(1)
+
+    def rate(self, steps: int) -> float:
+        """Return images per second over so many steps."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self._state, sums = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, sums))
+        return steps * len(self._batch["mask"]) / (time.perf_counter() - start)
 
 
 def measure(model: str, arguments: Arguments, folder: Path) -> dict[str, Any]:
     """Return medians and ratios for one model."""
-    session = Session(experiment(model, folder, 1), StopFlag())
-    steps = max(20, int(bare_rate(session, 10) / 128 * arguments.seconds))
+    step = Bare(Trainer.from_experiment(experiment(model, folder, 1)))
+    steps = max(20, int(step.rate(10) / 128 * arguments.seconds))
     bare, loop, whole = [], [], []
     for repeat in range(arguments.repeats):
-        bare.append(bare_rate(session, steps))
+        bare.append(step.rate(steps))
         started = time.perf_counter()
         run = jaxcnn.run(replace(experiment(model, folder, steps), seed=repeat), folder / "runs", progress=False)
         whole.append(steps * 128 / (time.perf_counter() - started))
@@ -127,6 +132,7 @@ def init_seconds() -> float:
 
 def main() -> None:
     arguments = bench_tools.arguments(Arguments, __doc__)
+    backend.keep_freed_memory()  # as the command line does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found: dict[str, Any] = {"environment": environment()}

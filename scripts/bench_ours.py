@@ -94,8 +94,7 @@ def _training(
     """Return what a training step replaces, what it is given beside, and its jitted function."""
     if plain:
         return (state,), (batch,), jax.jit(step, donate_argnums=0)
-    run = parallel.compile_train(step, lambda batch: batch)
-    return (state,), (batch,), run
+    return (state,), (batch,), parallel.compile_train(step, lambda batch: batch)
 
 
 def _inference(parallel: Parallel, model: Any, plain: bool) -> Any:
@@ -196,12 +195,11 @@ def epoch_seconds(
         )
         trainer = Trainer.from_experiment(experiment)
     steps = -(-images // batch_size)
-    state, inputs = trainer.initial_state(), trainer.inputs
-    seconds = []
+    state, seconds = trainer.initial_state(), []
     for epoch in range(1 + repeats):
         start = time.perf_counter()
         for step in range(epoch * steps, (epoch + 1) * steps):
-            state, sums = trainer.train_step(state, inputs.at(step))
+            state, sums = trainer.train_step(state, trainer.stream.at(step))
         jax.block_until_ready(sums)
         seconds.append(time.perf_counter() - start)
     return seconds[1:], steps  # The first one compiles.

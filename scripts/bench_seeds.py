@@ -1,8 +1,9 @@
 """The ways to train several seeds together: python scripts/bench_seeds.py [--models lenet5 resnet20] [--seeds 8]
 
 Prints JSON with, for each model and each `train.seeds_mode` that this machine has devices for, the milliseconds of one
-step of all seeds (interleaved rounds: the median, and all of them) and the seconds to compile and make the first.
-"vmap" is never chosen by itself, since its bits are not those of a seed alone: where it is the fastest, ask for it.
+step of all seeds, from what their runs note (interleaved rounds: the median, and all of them), and the seconds of the
+whole call, which compiles, trains and scores. "vmap" is never chosen by itself, since its bits are not those of a seed
+alone: where it is the fastest, ask for it.
 """
 
 import json
@@ -17,14 +18,11 @@ from typing import Any
 import bench_tools
 import jax
 from bench_loop import experiment
-from jaxcnn.runs.session import Session
-from jaxcnn.train.seeds import Mode
 
+import jaxcnn
 from jaxcnn import backend
-from jaxcnn.runs.environment import environment
-from jaxcnn.runs.seeds import make_way
-from jaxcnn.stop import StopFlag
-from jaxcnn.train.loop import Request
+from jaxcnn.environment import environment
+from jaxcnn.runs.seeds import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,58 +33,41 @@ class Arguments:
     """Models to train: lenet5 at 28x28x1, resnet20 at 32x32x3, batches of 128."""
     seeds: int = 8
     """How many train together."""
-    rounds: int = 5
+    rounds: int = 3
     """Interleaved measurements of each way."""
-    steps: int = 10
-    """Steps of each measurement."""
+    steps: int = 30
+    """Steps of each seed; the first, which compiles, does not count."""
 
 
-class Trained:
-    """Several seeds that one way trains, step by step."""
-
-    def __init__(self, session: Session, mode: Mode, seeds: int) -> None:
-        """Compile, and make the first step; `first_seconds` is what that took."""
-        self._sessions = [session.for_seed(seed) for seed in range(seeds)]
-        self._way, self._step = make_way(session, mode, seeds, jax.devices()), 0
-        self._requests: dict[int, Request] = {
-            number: (each.initial_state(), each.parallel.window({}), each.arguments(0))
-            for number, each in enumerate(self._sessions)
-        }
-        self.first_seconds = self.seconds(1)
-
-    def seconds(self, steps: int) -> float:
-        """Return the mean time of so many steps."""
-        start = time.perf_counter()
-        for _ in range(steps):
-            answers, self._step = self._way.train(self._requests), self._step + 1
-            self._requests = {
-                number: (state, window, self._sessions[number].arguments(self._step))
-                for number, (state, window, _) in answers.items()
-            }
-            for _, _, loss in answers.values():  # as a run waits for its losses
-                loss.item()
-        return (time.perf_counter() - start) / steps
+def trained(usual: jaxcnn.Experiment, mode: Mode, seeds: int, folder: Path) -> tuple[float, float]:
+    """Return the milliseconds of one step of all seeds, and the seconds of the whole call."""
+    train = replace(usual.train, seeds=seeds, seeds_mode=mode, devices=None if mode == "devices" else 1)
+    start = time.perf_counter()
+    runs = jaxcnn.run_seeds(replace(usual, train=train), folder, progress=False)
+    seconds = time.perf_counter() - start
+    each = [1000 * train.batch_size / run.result["examples_per_second"] for run in runs]
+    # Side by side: all of them, or as many as there are devices; or one after the other.
+    abreast = {"sequential": 1, "devices": min(seeds, jax.device_count()), "vmap": seeds}[mode]
+    return sum(each) / abreast, seconds
 
 
 def measure(model: str, arguments: Arguments, folder: Path) -> dict[str, Any]:
     """Return the times of each way for one model."""
-    usual = experiment(model, folder, 10**6)
-    session = Session(replace(usual, train=replace(usual.train, devices=1)), StopFlag())
+    usual = experiment(model, folder, arguments.steps)
     modes: list[Mode] = ["sequential", "vmap"]
     if jax.device_count() > 1:
         modes.append("devices")
-    ways = {mode: Trained(session, mode, arguments.seeds) for mode in modes}
-    times: dict[Mode, list[float]] = {mode: [] for mode in modes}
-    for _ in range(arguments.rounds):
-        for mode, way in ways.items():
-            times[mode].append(1000 * way.seconds(arguments.steps))
+    found: dict[Mode, list[tuple[float, float]]] = {mode: [] for mode in modes}
+    for number in range(arguments.rounds):
+        for mode in modes:
+            found[mode].append(trained(usual, mode, arguments.seeds, folder / str(number) / mode))
     return {
         mode: {
-            "step_ms": round(statistics.median(found), 2),
-            "step_ms_all": [round(value, 2) for value in found],
-            "first_step_seconds": round(ways[mode].first_seconds, 2),
+            "step_ms": round(statistics.median(step for step, _ in times), 2),
+            "step_ms_all": [round(step, 2) for step, _ in times],
+            "whole_seconds": round(statistics.median(whole for _, whole in times), 2),
         }
-        for mode, found in times.items()
+        for mode, times in found.items()
     }
 
 

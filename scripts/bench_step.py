@@ -33,10 +33,10 @@ from bench_peer import Peer, PeerError
 from bench_tools import Counter, Results
 
 from jaxcnn import backend
+from jaxcnn.environment import environment
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.models import MODELS, create
 from jaxcnn.models.summary import totals
-from jaxcnn.runs.environment import environment
 
 # The default models, those of `torch_models.py`, with the images per step on a CPU; 256 elsewhere.
 CPU_BATCH = {

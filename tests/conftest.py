@@ -1,7 +1,15 @@
-"""Every test runs on eight fake CPU devices, with strict dtype promotion and warnings as errors."""
+"""Every test runs on eight fake CPU devices, with strict dtype promotion, warnings as errors and a cache of its own."""
 
 import os
+
+import pytest
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What is cached for a user of this machine is neither read nor added to."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -14,35 +15,34 @@ import pytest
 
 import jaxcnn
 from jaxcnn import arguments, backend, cli, process, runs
-from jaxcnn.experiment import load_experiment, to_dict
+from jaxcnn.experiment import load_experiment
+from jaxcnn.report import terminal
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optimizers import AnyOptimizer
 from jaxcnn.train.schedules import AnySchedule
-from jaxcnn.typed import hints, leaves, takes, variants
+from jaxcnn.typed import hints, leaves, takes, to_json, variants
 
 ROOT = Path(__file__).parents[1]
 DIGITS = "experiments/lenet_digits.py"
 COMMAND = [sys.executable, "-c", "from jaxcnn.cli import main; main()"]
 
 
-PREPARE = process.prepare_process
-
-
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+    monkeypatch.setattr(cli, "prepare_process", lambda *, distributed: None)
 
 
 @pytest.fixture
 def refused(tmp_path, capsys):
     """Run a command that is to be refused and return the line on stderr."""
 
-    def refused(*words):
-        assert cli._main([*words, "--runs-dir", str(tmp_path / "runs")] if words[0] == "train" else list(words)) == 2
+    def refused(*words, code=2):
+        where = ["--runs-dir", str(tmp_path / "runs")] if words[0] == "train" else []
+        assert cli._main([*words, *where]) == code
         out, err = capsys.readouterr()
         assert out == "" and err.count("\n") == 1 and err.startswith("jaxcnn: error: "), err
-        assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").glob("*/*")), "a run folder was left"
+        assert code == 1 or not list((tmp_path / "runs").glob("*/*")), "a run folder was left"
         return err.removeprefix("jaxcnn: error: ").rstrip()
 
     return refused
@@ -59,7 +59,7 @@ def asked(monkeypatch):
             seen.update(experiment=experiment, folder=folder, **options)
 
         monkeypatch.setattr(runs, "run", run)
-        monkeypatch.setattr(cli, "_show_result", lambda run: None)
+        monkeypatch.setattr(terminal, "result_table", lambda run: "")
         assert cli._main(["train", *words]) == 0
         return seen
 
@@ -82,7 +82,7 @@ def asked(monkeypatch):
         ("train README.md", "README.md is not a Python file"),
         ("train --resume", "--resume needs a value"),
         ("train --resume /nowhere", "no run in /nowhere"),
-        ("evaluate", "RUN is missing: see jaxcnn evaluate --help"),
+        ("evaluate", "RUN is missing: expected a path, see jaxcnn evaluate --help"),
         ("evaluate /nowhere", "no run in /nowhere: it has no experiment.json"),
         ("evaluate a b", "unexpected argument 'b': see jaxcnn evaluate --help"),
         ("evaluate --chekpoint best", "unknown option --chekpoint: did you mean --checkpoint?"),
@@ -92,8 +92,9 @@ def asked(monkeypatch):
         ("models --foo", "unknown option --foo"),
         ("models --family resnt", "unknown family 'resnt': did you mean 'resnet'?"),
         ("models --json=yes", "--json takes no value: write --json or --no-json"),
-        ("summary", "NAME is missing: see jaxcnn summary --help"),
+        ("summary", "NAME is missing: expected text, see jaxcnn summary --help"),
         ("summary resnt50", "unknown model 'resnt50': did you mean 'resnet50'?"),
+        ("summary nets.py", "model.name is 'nets.py': expected nets.py:NAME, a network that it holds"),
         ("summary resnet50 --input 0", "--input is [0]: expected a list of whole numbers, 1 or more"),
         ("summary resnet50 --input x", "--input is ['x']: expected a list of whole numbers, 1 or more"),
         ("summary resnet50 --input 3 4", "--input is 3 4: expected a side, or height, width, channels"),
@@ -171,6 +172,8 @@ def test_commands_that_cannot_be(refused, words, message):
         ("--optim.eps 1e-3", "unknown option --optim.eps: did you mean --optim?"),
         ("--optim rmsprop --optim.eps-in-sqrt maybe", "unexpected argument 'maybe'"),
         ("--optim nowhere:mine", "unknown module 'nowhere'"),
+        ("--optim nowhere.py", "--optim is 'nowhere.py': expected nowhere.py:NAME, an optimiser that it holds"),
+        ("--data.augment flip nets.py", "--data.augment[1] is 'nets.py': expected nets.py:NAME, a transform that it "),
         ("--optim optax:sdg", "unknown name in optax 'sdg': did you mean 'sgd'?"),
         ("--optim optax:sgd", "optax:sgd takes a learning_rate: give it among its options, such as 0.1"),
         (
@@ -178,7 +181,7 @@ def test_commands_that_cannot_be(refused, words, message):
             "--optim.options takes pairs KEY VALUE: found learning_rate",
         ),
         ("--optim.decay bias", "optim.decay pattern 'bias' matches no parameter; nearest: 'fc2/bias'"),
-        ("--schedule step", "--schedule.boundaries is missing: see jaxcnn train --help"),
+        ("--schedule step", "--schedule.boundaries is missing: expected a list of whole numbers"),
         (
             "--schedule step --schedule.boundaries",
             "schedule.boundaries is (): expected increasing steps after the warm-",
@@ -210,10 +213,10 @@ def test_commands_that_cannot_be(refused, words, message):
             "data.test_split 'train[8%:]' shares 14 examples",
         ),
         ("--data.image-size 10", "LeNet-5 got images of shape (1, 10, 10, 1); expected"),
-        ("--data.image-size 100000", "1437 images of 100000x100000x1 are 13383 GiB"),
+        ("--data.image-size 100000", "1437 examples of image 100000x100000x1 are 13383 GiB"),
         ("--data.mean abc", "--data.mean is ['abc']: expected a list of finite numbers or None"),
         ("--data.mean 0.1 0.2 0.3", "data.mean has 3 numbers, the images have 1 channels"),
-        ("--data.std 0", "data.std is [0.0]"),
+        ("--data.std 0", "--data.std is [0.0]: expected a list of finite numbers above 0 or None"),
         ("--name ..", "name is '..': expected letters"),
     ],
 )
@@ -247,7 +250,17 @@ def test_what_is_strange_but_right(asked, tmp_path):
         [DIGITS, "--seed", "2", "--seed", "3", "--optim.learning-rate", ".001", "--train.epochs", "1"],
     ):
         assert asked(*words)["experiment"] == found
-    found = asked(DIGITS, "--paper", "two words", "--data.path=a b/c", "--train.steps", "7", "--train.epochs", "None")
+    found = asked(
+        DIGITS,
+        "--paper",
+        "two words",
+        "--train.steps",
+        "7",
+        "--train.epochs",
+        "None",
+        "--data.source=npz",
+        "--data.path=a b/c",
+    )
     assert (found["experiment"].paper, found["experiment"].data.path) == ("two words", Path("a b/c"))
     assert (found["experiment"].train.steps, found["experiment"].train.epochs) == (7, None)
     found = asked(DIGITS, "--train.frozen", "--optim.decay", "*", "*bias", "--data.mean", ".5")["experiment"]
@@ -304,6 +317,108 @@ def test_a_files_own_dataclass_has_options(asked, capsys, tmp_path):
     assert "--task.sharpness VALUE How much more hard ones count. (a finite number above 0; default: 2.0)" in out
 
 
+MINE = """
+from dataclasses import dataclass
+
+import numpy as np
+from flax import linen as nn
+from jaxcnn import Classification
+
+class tiny(nn.Module):
+    width: int = 2
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.relu(nn.Conv(self.width, (3, 3))(x)).mean((1, 2)))
+
+def one(x):
+    return x
+
+def noisy(key, batch, fields):
+    raise ValueError("too loud\\nor not")
+
+def look(step, metrics, state):
+    return {"loss": metrics["val/loss"]}
+
+@dataclass(frozen=True)
+class Crop:
+    def box(self, generator, height, width, size):
+        return 1 / 0
+
+class Harsh(Classification):
+    def metrics(self, sums):
+        raise RuntimeError("cannot say")
+
+def source():
+    return {"train": 3}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model.name net.py:tiny", "unknown file 'net.py': did you mean 'nets.py'? (looked in {here}"),
+        ("--model.name angle.py:tiny", "unknown file 'angle.py': did you mean 'nets.py'? (looked in {here}"),
+        ("--model.name sub/nets.py:tiny", "unknown file 'sub/nets.py': did you mean 'nets.py'? (looked in {here}"),
+        ("--model.name nets.py:tinny", "unknown name in nets.py 'tinny': did you mean 'tiny'?"),
+        ("--model.name nets.py", "model.name is 'nets.py': expected nets.py:NAME, a network that it holds"),
+        ("--model.name nets.py:np", "the module numpy is no model: expected a flax.linen.Module, its class"),
+        ("--model.name nets.py:one", "one needs 'x': expected it among the model's options"),
+        ("--model.name broken.py:tiny", "{here}/broken.py, line 2, cannot be run: ModuleNotFoundError: No module nam"),
+        ("--model.name syntax.py:tiny", "{here}/syntax.py, line 1, cannot be run: SyntaxError: invalid syntax"),
+        ("--model.name nets.py:tiny --model.options widht 3", "unknown option of tiny 'widht': did you mean 'width'?"),
+        (
+            "--model.name nets.py:tiny --model.options width x",
+            "tiny cannot be called on float32[1, 28, 28, 1]: TypeError: Shapes must be 1D sequences of concrete values "
+            "of integer type, got (3, 3, 1, 'x'). (nets.py, line 13)",
+        ),
+        ("--task nets.py:tiny", "task is a tiny: expected a jaxcnn.Task"),
+        ("--data.augment nets.py:one", "one cannot be called with (key, batch, fields): too many positional"),
+        (
+            "--data.image-size 28 --data.train-crop nets.py:one",
+            "data.train_crop.box cannot be called with (generator, height, width, size): None is not a callable",
+        ),
+        ("--data.source nets.py:source", "split 'train' is int, which has no length: expected arrays by field"),
+        ("--train.callbacks nets.py:one", "callback one cannot be called with (step, metrics, state): too many"),
+    ],
+)
+def test_ones_own_parts_that_cannot_be(refused, monkeypatch, tmp_path, words, message):
+    at_home(tmp_path, monkeypatch)
+    assert refused("train", "digits.py", *words.split()).startswith(message.format(here=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data.augment nets.py:noisy", "ValueError: too loud (nets.py, line 19)"),
+        ("--train.callbacks nets.py:look", "KeyError: 'val/loss' (nets.py, line 22)"),
+        ("--data.image-size 28 --data.train-crop nets.py:Crop", "ZeroDivisionError: division by zero (nets.py, line"),
+        ("--task nets.py:Harsh", "RuntimeError: cannot say (nets.py, line 31)"),
+    ],
+)
+def test_ones_own_parts_that_fail(refused, monkeypatch, tmp_path, words, message):
+    """One line, too, with the line that it comes from."""
+    at_home(tmp_path, monkeypatch)
+    options = ["--train.steps", "1", "--train.epochs", "None", "--train.batch-size", "8", "--quiet"]
+    assert refused("train", "digits.py", *options, *words.split(), code=1).startswith(message)
+
+
+def at_home(folder, monkeypatch):
+    """Work in a folder that holds nothing but a user's files."""
+    monkeypatch.chdir(folder)
+    Path("angles").mkdir()  # a package, which no file is called after
+    files = {"nets.py": MINE, "broken.py": "\nimport nowhere", "syntax.py": "def f(:", "angles/__init__.py": ""}
+    for name, text in files.items():
+        Path(name).write_text(text)
+    Path("digits.py").write_text((ROOT / DIGITS).read_text())
+
+
+def test_a_list_of_choices_ends(refused):
+    line = refused("summary", "xyzzyqq")
+    assert line.startswith("unknown model 'xyzzyqq': valid choices are alexnet, alexnet_2012, convnext_base, ")
+    assert line.endswith(f", ... ({len(jaxcnn.models.MODELS)} in all)") and line.count(",") == 24
+
+
 LOSSES = """
 from __future__ import annotations
 from dataclasses import dataclass
@@ -352,7 +467,7 @@ def test_help_explains_every_field_and_shows_the_files_values(capsys, monkeypatc
     out, line = helped(capsys, "train", DIGITS)
     assert max(map(len, out.splitlines())) <= 80
     experiment = load_experiment(DIGITS)
-    for tree in (experiment, cli._RunOptions()):
+    for tree in (experiment, cli.Train()):
         for name, hint in (
             leaves(tree) | {name: kind for name, kind in hints(type(tree)).items() if variants(kind)}
         ).items():
@@ -380,14 +495,24 @@ def test_each_field_has_a_docstring(kind):
     assert arguments.docs(kind).keys() >= hints(kind).keys() - {"kind"}
 
 
-def test_help_without_a_file(capsys):
-    for words in (["--help"], ["train", "--help"], ["evaluate", "-h"], ["models", "--help"], ["summary", "--help"]):
+def test_help_without_a_file(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in (
+        ["--help"],
+        ["data", "--help"],
+        ["predict", "--help"],
+        ["train", "--help"],
+        ["evaluate", "-h"],
+        ["models", "--help"],
+        ["summary", "--help"],
+    ):
         try:
             code = cli._main(words)
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()
         assert not code and out.startswith("usage: jaxcnn") and not err
+        assert max(map(len, out.splitlines())) <= 80
     assert cli._main([]) == 2
     assert cli._main(["--version"]) == 0
     assert capsys.readouterr().out.endswith("0.1.0\n")
@@ -453,6 +578,31 @@ def test_evaluate_and_resume(tiny, refused, capsys, tmp_path):
     assert "cannot resume" in refused("train", DIGITS, "--resume", folder)
 
 
+def test_a_run_finds_parts_where_it_is_told_and_nowhere_else(tiny, refused, monkeypatch, tmp_path, capsys):
+    folder, values = tmp_path / "some/body", to_json(tiny.experiment)
+    shutil.copytree(tiny.path, folder)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/bulky.py").write_text("import optax\nrule = optax.sgd")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+    optim = {"kind": "bulky:rule", "learning_rate": 0.1}
+    (folder / "experiment.json").write_text(json.dumps(values | {"optim": optim}))
+    for command in (["train", "--resume", "some/body"], ["train", "--resume", "some/body", "--seed", "0"]):
+        assert refused(*command).startswith("there is no module bulky (looked in ")
+    assert "bulky" not in sys.modules
+    # It is told where the run had it.
+    program = json.loads((folder / "program.json").read_text())
+    program["files"] = {"bulky.py": {"path": "/elsewhere/bulky.py", "sha256": "0"}}
+    (folder / "program.json").write_text(json.dumps(program))
+    line = refused("train", "--resume", "some/body")
+    assert "; --code FOLDER or PACKAGE names another" in line and line.endswith(
+        "; the run had it as /elsewhere/bulky.py)"
+    )
+    assert refused("train", "--resume", "some/body", "--code", "sit").startswith("--code sit is neither a folder nor")
+    words = ["train", "--resume", "some/body", "--code", "site", "--accept-program"]
+    assert cli._main(words) == 0 and tiny.result["params_sha256"][:16] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -466,7 +616,7 @@ def test_evaluate_and_resume(tiny, refused, capsys, tmp_path):
 def test_a_run_edited_by_hand(tiny, refused, tmp_path, change, message):
     path = tmp_path / "edited/experiment.json"
     path.parent.mkdir()
-    values = to_dict(tiny.experiment)
+    values = to_json(tiny.experiment)
     path.write_text("{" if change is None else json.dumps(values | change))
     line = refused("evaluate", str(path.parent))
     assert line.startswith(str(path)) and message in line
@@ -519,7 +669,7 @@ def test_the_allocator_is_set_once_before_jax_starts_its_threads(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: done.append("devices"))
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
     monkeypatch.setattr(warnings, "filterwarnings", lambda *_: None)
-    PREPARE(distributed=False)
+    process.prepare_process(distributed=False)
     assert done == ["allocator", "devices"]
 
 
@@ -531,9 +681,9 @@ def test_commands_that_compute_prepare_the_process(monkeypatch, words):
     class Prepared(Exception):
         pass
 
-    def prepare(distributed):
+    def prepare(*, distributed):
         raise Prepared
 
-    monkeypatch.setattr(cli, "_prepare_process", prepare)
+    monkeypatch.setattr(cli, "prepare_process", prepare)
     with pytest.raises(Prepared):
         cli._main(words)

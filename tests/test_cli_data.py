@@ -14,15 +14,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn import CutMix, DataConfig, Experiment, Flip, ModelConfig, Momentum, PadCrop, TrainConfig, cli, cli_data
+from jaxcnn import (
+    CutMix,
+    DataConfig,
+    Experiment,
+    Flip,
+    ModelConfig,
+    Momentum,
+    PadCrop,
+    TrainConfig,
+    Trainer,
+    cli,
+    cli_data,
+    progress,
+)
+from jaxcnn.data import load
 from jaxcnn.data.augment import Augmentation
 from jaxcnn.data.crops import RandomResizedCrop
-from jaxcnn.data.dataset import normalisation
 from jaxcnn.data.order import LastBatch
-from jaxcnn.data.sources import OPENERS, load
+from jaxcnn.data.samples import training_samples
+from jaxcnn.data.sources import OPENERS
 from jaxcnn.data.survey import named, opened, survey
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train import progress
 from jaxcnn.typed import variants
 
 CLASSES = ("ant", "bee", "cat")
@@ -32,7 +45,7 @@ CLASSES = ("ant", "bee", "cat")
 def here(tmp_path, monkeypatch):
     """Work in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+    monkeypatch.setattr(cli_data, "prepare_process", lambda *, distributed: None)
 
 
 def encoded(number, kind="JPEG", mode="RGB"):
@@ -122,7 +135,7 @@ def test_inspect_measures_what_training_measures(folder, capsys, image_size):
         np.testing.assert_allclose([train["mean"], train["std"]], [mean, std], rtol=1e-12)
     else:
         config = DataConfig(source="folder", path=folder, image_size=image_size, test_split="val", bad_limit=0.1)
-        mean, std = normalisation(config, load(config).train)
+        mean, std = load(config).norms
         np.testing.assert_array_equal(np.float32([train["mean"], train["std"]]), [mean, std])
 
 
@@ -204,7 +217,7 @@ def test_a_damaged_cache_is_told(folder, capsys, refused):
     [
         ("inpsect", "unknown data command 'inpsect': did you mean 'inspect'?"),
         ("--foo", "unknown data command '--foo': valid choices are convert, inspect, prepare, show"),
-        ("inspect", "NAME is missing: see jaxcnn data inspect --help"),
+        ("inspect", "NAME is missing: expected text, see jaxcnn data inspect --help"),
         ("inspect ./none", "./none: no such file or folder"),
         ("inspect none.tar", "none.tar: no such file or folder"),
         (
@@ -228,7 +241,7 @@ def test_a_damaged_cache_is_told(folder, capsys, refused):
         ("prepare images --output empty", "empty exists: remove it, or name another folder"),
         ("prepare images --output /proc/x", "/proc/x cannot be written: "),
         ("prepare images --output text/x", "text/x cannot be written: "),
-        ("convert", "NAME is missing: see jaxcnn data convert --help"),
+        ("convert", "NAME is missing: expected text, see jaxcnn data convert --help"),
         ("convert mnits", "unknown TFDS data set 'mnits': did you mean 'mnist'?"),
         (
             "convert mnist --data-dir empty",
@@ -242,7 +255,7 @@ def test_a_damaged_cache_is_told(folder, capsys, refused):
         ("show e.py --output text.png", "text.png is there and is no PNG file: remove it, or name another --output"),
         ("show e.py --output /proc/x.png", "/proc/x.png cannot be written: "),
         ("show e.py --data.path none", "data.path none: no such folder"),
-        ("show e.py --data.image-size 0", "data.image_size is 0: expected a number of pixels, such as 224"),
+        ("show e.py --data.image-size 0", "--data.image-size is 0: expected a whole number, 1 or more or None"),
         ("show e.py --runs-dir x", "unknown option --runs-dir: did you mean --train.seeds-mode?"),
         ("show e.py --train.batch-size 100", "a batch of 100 does not fit the 18 training examples"),
     ],
@@ -304,7 +317,7 @@ def test_help(words, capsys):
         fields = {"show": "--train.batch-size", "inspect": "--json", "prepare": "--bad-limit", "convert": "--data-dir"}
         assert fields[words[0]] in out
     else:
-        assert [line.split()[0] for line in out.splitlines()[2:6]] == ["show", "inspect", "prepare", "convert"]
+        assert re.findall(r"^  (\w+)", out, re.MULTILINE) == ["show", "inspect", "prepare", "convert"]
 
 
 def test_progress_where_there_is_no_terminal(monkeypatch, capsys):
@@ -328,6 +341,11 @@ def experiment(folder, **data):
     )
 
 
+def samples(experiment, step, count):
+    """Return the samples of a training step of an experiment."""
+    return training_samples(experiment.data, jax.random.key(experiment.seed), experiment.train.batch_size, step, count)
+
+
 def write_experiment(experiment):
     """Write e.py, whose EXPERIMENT it is."""
     Path("e.py").write_text(f"from pathlib import *\nfrom jaxcnn import *\nEXPERIMENT = {experiment!r}\n")
@@ -343,25 +361,21 @@ def write_experiment(experiment):
     ids=["resident", "streaming", "in memory"],
 )
 def test_samples_are_the_batch_that_training_gets(folder, data):
-    from jaxcnn.runs.samples import training_samples
-    from jaxcnn.runs.session import Session
-
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1)).astype(np.uint8)
     arrays = {"train_images": images, "val_images": images[:4]}
     np.savez("arrays.npz", train_labels=np.arange(20) % 3, val_labels=np.arange(4) % 3, **arrays)
     # 18 examples in batches of 8: with "pad" the batch of step 5 has 2 that count.
     step, made = 5, experiment(folder, augment=data.pop("augment", ()), **data)
-    found = training_samples(made, step, 8)
-    made = replace(made, train=replace(made.train, devices=1))
-    session = Session(made, StopFlag())
-    expected = jax.jit(session.train_batch)(*session.arguments(step))
-    session.close()
-    images = 255 * (np.asarray(expected["image"]) * session.std + session.mean)
+    found = samples(made, step, 8)
+    trainer = Trainer.from_experiment(replace(made, train=replace(made.train, devices=1)))
+    expected = jax.jit(trainer.inputs.batch)(trainer.stream.at(step))
+    trainer.stream.close()
+    images = 255 * (np.asarray(expected["image"]) * trainer.data.norms.std + trainer.data.norms.mean)
     mask = np.asarray(expected["mask"])
     np.testing.assert_array_equal(found.counts, mask)
     np.testing.assert_allclose(found.images[mask], images[mask], atol=0.51)
     assert found.views.shape == found.images.shape
-    labels, names = np.asarray(expected["label"])[mask], session.dataset.class_names
+    labels, names = np.asarray(expected["label"])[mask], trainer.data.class_names
     captions = [caption for caption, counts in zip(found.captions, mask, strict=True) if counts]
     assert all(names[label] in caption for label, caption in zip(labels, captions, strict=True))
     if "target" in expected:
@@ -376,13 +390,11 @@ def test_samples_are_the_batch_that_training_gets(folder, data):
 
 
 def test_samples_without_augmentation_are_what_is_evaluated(folder):
-    from jaxcnn.runs.samples import training_samples
-
-    found = training_samples(experiment(folder), 0, 100)
+    found = samples(experiment(folder), 0, 100)
     assert len(found.images) == 8
-    np.testing.assert_array_equal(training_samples(experiment(folder), 0, 3).images, found.images[:3])
+    np.testing.assert_array_equal(samples(experiment(folder), 0, 3).images, found.images[:3])
     np.testing.assert_array_equal(found.images, found.views)
-    bad = [training_samples(experiment(folder), step, 8) for step in range(3)]
+    bad = [samples(experiment(folder), step, 8) for step in range(3)]
     marked = [(caption, counts) for part in bad for caption, counts in zip(part.captions, part.counts, strict=True)]
     assert ("cannot be used", False) in marked and all((caption in CLASSES) == counts for caption, counts in marked)
 

@@ -17,6 +17,7 @@ OPTIONS = backend.compiler_options("cpu")
 @pytest.fixture
 def saved(tmp_path):
     """Turn the cache on, and return what tells the names of the functions whose programs are in it."""
+    backend.compiler_options("cpu")  # what asks the compiler for them is compiled, too, if it was forgotten
     settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():

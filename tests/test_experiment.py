@@ -7,7 +7,7 @@ import types
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from jaxcnn import (
     TrainConfig,
 )
 from jaxcnn.errors import UsageError
-from jaxcnn.experiment import LAST_SEED, difference, fingerprint, from_dict, load_experiment, material, to_dict
+from jaxcnn.experiment import LAST_SEED, difference, fingerprint, load_experiment, material
 from jaxcnn.tasks import AnyTask
 from jaxcnn.train.callbacks import Callback
 from jaxcnn.train.optimizers import AnyOptimizer
@@ -51,7 +51,7 @@ BASE = Experiment(
 
 @dataclass(frozen=True)
 class Own:
-    """Could be a task, an optimiser, a schedule, a callback or a transform of a user's."""
+    """Could be a task, an optimiser, a schedule, a callback, a crop or a transform of a user's."""
 
     width: float = 1.0
     names: tuple[str, ...] = ()
@@ -59,7 +59,11 @@ class Own:
     def __call__(self, *arguments):
         """Of a callback or transform."""
 
-    losses = rule = make = __call__
+    losses = rule = make = box = __call__
+
+
+def from_dict(values):
+    return check(Experiment, values, "")
 
 
 def own_function():
@@ -94,6 +98,13 @@ SPECIAL = {
 }
 
 
+DATA = [
+    {"source": "tfds", "options": {}, "image_size": 8, "resize_to": None, "pipeline": "streaming", "mean": None},
+    {"source": "mine.py:load", "options": {"a": 1}, "name": "", "image_size": 8, "resize_to": 9, "resize": "bilinear"}
+    | {"pipeline": "auto", "per_pixel_mean": False},
+]
+
+
 def values_of(hint):
     """Values of a field's type, as JSON or Python has them, floats that are whole numbers among them."""
     found = st.one_of(*(alternative(one, notes) for one, notes in alternatives(hint)))
@@ -116,6 +127,8 @@ def alternative(one, notes):
         return found.map(sorted if notes else list).flatmap(lambda xs: st.sampled_from([xs, tuple(xs)]))
     if origin is dict:
         return st.dictionaries(st.text(max_size=5), values_of(parts[1]), max_size=3)
+    if one is Any:  # an object, which is nobody's configuration
+        return st.nothing()
     within = next((note for note in notes if isinstance(note, Interval)), Interval())
     low = within.least if within.above is None else within.above
     high = within.most if within.below is None else within.below
@@ -140,7 +153,7 @@ def tree_of(draw, kind):
     for name, hint in hints(kind).items():
         special = name in SPECIAL and not (name == "name" and kind is not Experiment)
         values[name] = draw(SPECIAL[name] if special else values_of(hint))
-    return values
+    return values | (draw(st.sampled_from(DATA)) if kind is DataConfig else {})
 
 
 def has_own(value):
@@ -154,11 +167,11 @@ def has_own(value):
 @given(values=tree_of(Experiment))
 def test_json_and_back(values):
     experiment = from_dict(values)
-    again = from_dict(json.loads(json.dumps(to_dict(experiment))))
+    again = from_dict(json.loads(json.dumps(to_json(experiment))))
     assert difference(again, experiment) is None
     assert fingerprint(again) == fingerprint(experiment)
-    assert to_dict(again) == to_dict(experiment)
-    assert from_dict(to_dict(again)) == again
+    assert to_json(again) == to_json(experiment)
+    assert from_dict(to_json(again)) == again
     if not has_own(experiment):  # which comes back as its name and options
         assert again == experiment
         for name in leaves(experiment):
@@ -173,7 +186,7 @@ def test_numbers_come_to_one_form():
         source="npz", path=Path("x.npz"), mean=(1.0,)
     )
     options = {"a": True, "b": 1, "c": 1.0, "d": "x", "e": (1, 2)}
-    found = from_dict(json.loads(json.dumps(to_dict(replace(BASE, model=ModelConfig(name="x", options=options))))))
+    found = from_dict(json.loads(json.dumps(to_json(replace(BASE, model=ModelConfig(name="x", options=options))))))
     found = found.model.options
     assert found == options and [type(v) for v in found.values()] == [bool, int, float, str, tuple]
 
@@ -187,7 +200,7 @@ def test_own_parts_come_back_as_their_names():
         BASE, task=Own(), optim="nets.py:mine", schedule=own_function, train=replace(BASE.train, callbacks=callbacks)
     )
     here = __name__
-    again = from_dict(json.loads(json.dumps(to_dict(experiment))))
+    again = from_dict(json.loads(json.dumps(to_json(experiment))))
     assert again.task == Part(name=f"{here}:Own") and again.optim == Part(name="nets.py:mine")
     assert again.schedule == Part(name=f"{here}:own_function")
     own = Part(name=f"{here}:Own", options={"width": 2.0}), Part(name=f"{here}:own_function")
@@ -223,6 +236,7 @@ OTHERS = {
     "train.ema_decay": 0.5,
     "data.source": "digits",
     "model.options": {"a": 1},
+    "data.options": {"a": 1},
     "train.frozen": ("stem/*",),
     "schedule.boundaries": (3, 4),
     "train.callbacks": (EarlyStopping(),),
@@ -250,6 +264,14 @@ def other(name, hint, value):
         return not value
     within = next((note for note in notes if isinstance(note, Interval)), Interval())
     return next(number for number in (value + 1, value / 2, 0.5) if number != value and number in within)
+
+
+# What a field of the data asks of others.
+ALSO = {
+    "data.source": {"name": ""},
+    "data.options": {"name": "", "source": "mine.py:load"},
+    "data.resize_to": {"image_size": 5},
+}
 
 
 IMMATERIAL = {
@@ -284,6 +306,7 @@ FIELDS = [
 def test_the_fingerprint_covers_what_matters(base, name, hint):
     also = {"warmup_steps": 2} if name.endswith("warmup_start") else {}
     base = replace(base, schedule=replace(base.schedule, **also)) if also else base
+    base = replace(base, data=replace(base.data, **ALSO.get(name, {})))
     changed = with_field(base, name, other(name, hint, field(base, name)))
     assert changed != base
     if name in IMMATERIAL:
@@ -291,8 +314,8 @@ def test_the_fingerprint_covers_what_matters(base, name, hint):
     else:
         assert fingerprint(changed) != fingerprint(base)
         mine, other_value = (field(to_tree(each), name) for each in (changed, base))
-        if name == "model.options":
-            name, mine = "model.options.a", 1
+        if name.endswith(".options"):
+            name, mine = f"{name}.a", 1
         elif name == "data.train_crop":
             name, mine = "data.train_crop.kind", "random_resized_crop"
         other_value = None if other_value == {} else other_value
@@ -301,7 +324,7 @@ def test_the_fingerprint_covers_what_matters(base, name, hint):
 
 def to_tree(experiment):
     """Its JSON, with fields as attributes."""
-    return json.loads(json.dumps(to_dict(experiment)), object_hook=lambda values: Node(values))
+    return json.loads(json.dumps(to_json(experiment)), object_hook=lambda values: Node(values))
 
 
 class Node(dict):
@@ -349,7 +372,7 @@ def test_a_field_that_is_added_later_renames_no_folder():
         added: float = 0.5
 
     grown = replace(BASE, train=Grown(batch_size=64, epochs=40), optim=Heavier())
-    assert "added" in to_dict(grown)["train"] and fingerprint(grown) == fingerprint(BASE)
+    assert "added" in to_json(grown)["train"] and fingerprint(grown) == fingerprint(BASE)
     assert fingerprint(replace(grown, train=replace(grown.train, added=4))) != fingerprint(BASE)
 
 
@@ -434,7 +457,11 @@ def test_where_the_data_are(tmp_path, monkeypatch):
         ("data.augment", [{"pad": 4}], "data.augment[0].kind is missing: expected flip or pad_crop or "),
         ("data.augment", [{"kind": "pad_crop", "pad": 0.5}], "data.augment[0].pad is 0.5: expected a whole number"),
         ("data.augment", [{"kind": "flip", "p": 1}], "unknown field 'data.augment[0].p': "),
-        ("data.train_crop", [], "data.train_crop is []: expected RandomResizedCrop or ScaleJitter or None"),
+        (
+            "data.train_crop",
+            [],
+            "data.train_crop is []: expected RandomResizedCrop or ScaleJitter or a crop of your own",
+        ),
         ("data.train_crop", {"kind": "x"}, "unknown data.train_crop 'x': valid choices are random_resized_crop"),
         ("data.source", "tfsd", "unknown data.source 'tfsd': did you mean 'tfds'?"),
         ("data.source", 3, "data.source is 3: expected tfds or digits or npz or folder"),
@@ -455,7 +482,7 @@ def test_fields_that_cannot_be(name, value, message):
         with_field(BASE, name, value)
     assert str(error.value).startswith(message)
     *rooms, last = name.split(".")
-    values = inner = to_dict(BASE)
+    values = inner = to_json(BASE)
     for room in rooms:
         inner = inner[room]
     inner[last] = value
@@ -465,7 +492,7 @@ def test_fields_that_cannot_be(name, value, message):
 
 
 def test_fields_unknown_or_missing():
-    values = to_dict(BASE)
+    values = to_json(BASE)
     with pytest.raises(UsageError, match=r"unknown field 'train.batchsize': did you mean 'train.batch_size'\?"):
         from_dict(values | {"train": {"batchsize": 3}})
     with pytest.raises(UsageError, match="unknown field 'sede': did you mean 'seed'"):
@@ -483,9 +510,9 @@ def test_transforms_are_told_apart_by_their_kind():
     data = DataConfig(source="digits", augment=[PadCrop(pad=2), Flip(), Mixup(alpha=0.5)])
     experiment = replace(BASE, data=data)
     assert experiment.data.augment == (PadCrop(pad=2), Flip(), Mixup(alpha=0.5))
-    values = to_dict(experiment)["data"]["augment"]
+    values = to_json(experiment)["data"]["augment"]
     assert [value["kind"] for value in values] == ["pad_crop", "flip", "mixup"]
-    assert from_dict(to_dict(experiment)) == experiment
+    assert from_dict(to_json(experiment)) == experiment
     assert fingerprint(experiment) == fingerprint(replace(BASE, data=replace(data, augment=values)))
     turned = replace(BASE, data=replace(data, augment=data.augment[::-1]))
     assert fingerprint(turned) != fingerprint(experiment), "their order matters"

@@ -12,12 +12,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxcnn.runs.blueprint import Blueprint
 from PIL import Image
 
-from jaxcnn.experiment import load_experiment, to_dict
+from jaxcnn.data import Description, Label, Norms
+from jaxcnn.data.fields import Image as Images
+from jaxcnn.experiment import load_experiment
 from jaxcnn.models import MODELS
-from jaxcnn.train.parallel import make_parallel
+from jaxcnn.runs import Trainer
+from jaxcnn.typed import to_json
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.py"))
@@ -47,7 +49,7 @@ def flatten(values, prefix=""):
 
 
 def text(path):
-    return "".join(flatten(to_dict(load_experiment(path))))
+    return "".join(flatten(to_json(load_experiment(path))))
 
 
 @every_file
@@ -64,20 +66,23 @@ def test_the_parts_fit_together(path):
     experiment = load_experiment(path)
     examples, shape, classes = SHAPES[experiment.data.name or experiment.data.source]
     size = experiment.data.image_size
-    blueprint = Blueprint(
-        experiment,
-        examples=examples,
-        class_names=[str(number) for number in range(classes)],
-        image_shape=(size, size, shape[2]) if size else shape,
+    height, width, channels = (size, size, shape[2]) if size else shape
+    data = Description(
+        {"image": Images(channels), "label": Label(tuple(map(str, range(classes))))},
+        {
+            "image": jax.ShapeDtypeStruct((height, width, channels), np.uint8),
+            "label": jax.ShapeDtypeStruct((), np.int32),
+        },
+        {"train": examples, "test": 100},
+        Norms(np.zeros(channels, np.float32), np.ones(channels, np.float32)),
+        streamed=True,
     )
-    state = jax.eval_shape(blueprint.create_state)
-    assert state.params and blueprint.timetable.total_steps >= 100
+    trainer = Trainer.from_experiment(experiment, data=data)
+    assert trainer.abstract_state().params and trainer.timetable.total_steps >= 100
     assert experiment.name == path.stem
     published = MODELS[experiment.model.name].input_shape
-    height, width, _ = blueprint.image_shape
     said = f"at {height}x{width}" in ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
     assert said or (height, width) == published[:2], "images of another size than the model was published for"
-    make_parallel(experiment.train.parallel, experiment.train.batch_size)
 
 
 @every_file
@@ -92,11 +97,11 @@ def test_the_docstring_tells_what_it_is(path):
 
 def test_two_copies_of_the_recipe_differ_in_what_they_say():
     resnet, plain = (load_experiment(ROOT / f"experiments/{name}20_cifar10.py") for name in ("resnet", "plain"))
-    ours, theirs = (set(flatten(to_dict(experiment))) for experiment in (resnet, plain))
+    ours, theirs = (set(flatten(to_json(experiment))) for experiment in (resnet, plain))
     assert {line.split(" =")[0] for line in ours ^ theirs} == {"name", "model.name", "paper", "published"}
     for experiment in (resnet, plain):
         tenth = load_experiment(ROOT / f"experiments/{experiment.name}_tenth.py")
-        changed = set(flatten(to_dict(experiment))) ^ set(flatten(to_dict(tenth)))
+        changed = set(flatten(to_json(experiment))) ^ set(flatten(to_json(tenth)))
         assert {line.split(" =")[0] for line in changed} == {"name", "schedule.boundaries", "train.steps"}
         assert tenth.train.steps * 10 == experiment.train.steps
 

@@ -21,6 +21,7 @@ ROOMS = (
     "parts",
     "typed",
     "backend",
+    "environment",
     "process",
     "preprocessing",
     "layers",
@@ -109,3 +110,15 @@ def test_matplotlib_is_drawn_with_in_one_room_only():
                     named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
                     types = [one for one in named if one.split(".")[0] == "matplotlib"]
                     assert not types or name == "jaxcnn.tasks.base" or name == "jaxcnn.tasks.classification"
+
+
+def test_no_two_modules_have_one_name():
+    """But for what every room may have, and a family's networks and the names of its weights."""
+    found = {}
+    for name in MODULES:
+        stem = name.rpartition(".")[2]
+        if stem not in ("base", "config"):
+            found.setdefault(stem, []).append(room(name))
+    assert {
+        stem: rooms for stem, rooms in found.items() if len(rooms) > 1 and sorted(rooms) != ["models", "weights"]
+    } == {}

@@ -290,7 +290,7 @@ def test_nothing_is_imported_from_elsewhere(tmp_path, sentinel, monkeypatch, ref
             with pytest.raises(UsageError) as error:
                 look(reference)
             text = str(error.value)
-            assert "--code FOLDER names another that may be imported from" in text and "\n" not in text
+            assert "--code FOLDER" in text and " that may be imported from" in text and "\n" not in text
     assert not imported() and not set(sys.modules) - before
     assert Finder((outside,), installed=False).find("outside.py:tiny") == 1 and imported()
 
@@ -308,6 +308,25 @@ def test_a_folder_here_does_not_stand_in_for_an_installed_package(tmp_path, sent
     write("bulky/mine.py", "tiny = 7")
     assert Finder(installed=False).find("bulky.mine:tiny") == 7
     assert not imported() and "bulky" not in sys.modules
+
+
+def test_an_installed_package_that_is_named_may_be_imported_from(tmp_path, sentinel, monkeypatch):
+    text, imported = sentinel
+    write("bulky/nets.py", "tiny = 3", tmp_path / "site")
+    write("other/nets.py", text, tmp_path / "site")
+    for name in ("bulky", "other"):
+        write(f"{name}/__init__.py", "", tmp_path / "site")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
+    found = Finder.of_data(["bulky", tmp_path / "here"])
+    assert found.find("bulky.nets:tiny") == 3 and found.folders == (tmp_path / "here",)
+    with pytest.raises(UsageError, match=r"there is no module|unknown module"):
+        found.find("other.nets:tiny")
+    assert not imported()
+    for name in ("bulkyy", "no/folder"):
+        with pytest.raises(UsageError, match=f"--code {name} is neither a folder nor an installed package"):
+            Finder.of_data([name])
+    for name in ("bulky.nets", "bulky"):
+        sys.modules.pop(name)
 
 
 def test_what_lies_beside_a_named_file_may_be_imported_by_it(tmp_path):
@@ -347,7 +366,7 @@ def test_what_there_is_not(reference, message):
 def test_a_folder_with_nothing_in_it():
     with pytest.raises(UsageError, match=r"^there is no file nets.py \(looked in .*/here\)$"):
         Finder().find("nets.py:tiny")
-    with pytest.raises(UsageError, match=r"^there is no module nets \(looked in .*/here; --code FOLDER names another"):
+    with pytest.raises(UsageError, match=r"^there is no module nets \(looked in .*/here; --code FOLDER or PACKAGE"):
         Finder(installed=False).find("nets:tiny")
 
 

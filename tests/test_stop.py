@@ -4,10 +4,9 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 
-from jaxcnn.data import images as imaging
+from jaxcnn.data import DataConfig, load
 from jaxcnn.stop import StopFlag, Stopped
 
 
@@ -58,18 +57,18 @@ def test_other_threads_may_use_a_flag_that_is_never_set():
     assert found == [None]
 
 
-def test_decoding_images_polls():
-    stop, read = StopFlag(), []
+def test_reading_examples_polls():
+    stop, polled = StopFlag(), []
 
-    def decode(index):
-        read.append(index)
-        if index == 300:
+    def poll():
+        polled.append(stop.signum)
+        if len(polled) == 300:
             stop.signum = signal.SIGTERM
-        return np.zeros((2, 2, 3), np.uint8)
+        stop.check()
 
     with pytest.raises(Stopped):
-        imaging.stack(1000, decode, str, stop.check)
-    assert len(read) < 310
+        load(DataConfig(source="digits"), poll=poll)
+    assert len(polled) == 300
 
 
 BUSY = """

@@ -25,6 +25,7 @@ from jaxcnn.data.transforms.mixing import CutMix, Mixup
 from jaxcnn.data.transforms.policies import AutoAugment, RandAugment, TrivialAugment
 from jaxcnn.data.transforms.warps import Affine, Flip, PadCrop
 from jaxcnn.errors import UsageError
+from jaxcnn.parts import check_call
 from jaxcnn.typed import Open
 
 Augmentation = Annotated[
@@ -40,7 +41,8 @@ Augmentation = Annotated[
     | Cutout
     | Erasing
     | Mixup
-    | CutMix,
+    | CutMix
+    | Any,
     Open("a transform", "__call__"),
 ]
 """What an experiment's `data.augment` is a list of."""
@@ -66,6 +68,7 @@ def augment(
     for transform, own in zip(transforms, jax.random.split(key, len(transforms)), strict=True):
         if not callable(transform) or isinstance(transform, type):
             raise UsageError(f"{transform!r} is no transform: expected Flip(), or a function (key, batch, fields)")
+        check_call(name_of(transform), transform, "key", "batch", "fields")
         changed = _checked(transform, batch, transform(own, dict(batch), fields))
         # Each image is made once: XLA would make it anew for each pixel of the next transform that reads it.
         batch = jax.lax.optimization_barrier(changed)

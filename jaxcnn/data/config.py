@@ -8,8 +8,9 @@ from jaxcnn.data.augment import Augmentation
 from jaxcnn.data.crops import ScaleJitter, TrainCrop
 from jaxcnn.data.order import LastBatch
 from jaxcnn.errors import UsageError
+from jaxcnn.parts import Part
 from jaxcnn.preprocessing import Interpolation
-from jaxcnn.typed import Config, Count, Open, Part, Positive, Probability
+from jaxcnn.typed import Config, Count, Open, Positive, Probability
 
 SourceName = Literal["tfds", "digits", "npz", "folder", "tar", "cache"]
 
@@ -18,7 +19,7 @@ SourceName = Literal["tfds", "digits", "npz", "folder", "tar", "cache"]
 class DataConfig(Config, at="data"):
     """A data set, its splits, and the path from stored pixels to the network's input."""
 
-    source: Annotated[SourceName | None, Open("a data source", "__call__")] = None
+    source: Annotated[SourceName | Any | None, Open("a data source", "__call__")] = None
     """tfds: TensorFlow Datasets by name; digits: the 1,797 handwritten digits that scikit-learn carries (a
     fixed random fifth is the split test); npz: arrays train_images, train_labels, test_images, test_labels;
     folder: SPLIT/CLASS/image files, or CLASS/image files as one split named train; tar: the same within tar files, or
@@ -57,7 +58,7 @@ class DataConfig(Config, at="data"):
     resize_to: Count | None = None
     """Length that the short side is scaled to before the crop at the centre, such as 256 for an image_size of 224;
     None: image_size."""
-    train_crop: Annotated[TrainCrop | None, Open("a crop", "box")] = None
+    train_crop: Annotated[TrainCrop | Any | None, Open("a crop", "box")] = None
     """While training: the part of the stored image that is cut out at random and scaled to image_size, in place of
     the crop at the centre."""
     augment: tuple[Augmentation, ...] = ()

@@ -159,8 +159,7 @@ def mirrored(
 
 
 def _draws(generator: np.random.Generator) -> Callable[[], float]:
-    """Return what gives one of [0, 1) after the other: those of `generator.random`, of which four cost as much as one."""
-
+    """Return what gives the numbers of `generator.random` one by one: four at once cost as much as one."""
     return itertools.chain(generator.random(4).tolist(), iter(generator.random, None)).__next__
 
 

@@ -1,7 +1,7 @@
 """From a configuration, or an object, to splits that are ready to train on: `load`."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.data.bad import BadExamples
+from jaxcnn.data.bad import Bad, BadExamples
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import AnyCrop
 from jaxcnn.data.description import Description
@@ -21,12 +21,15 @@ from jaxcnn.data.norms import Norms, given_norms, normalisation
 from jaxcnn.data.order import LastBatch
 from jaxcnn.data.prepared import has_norms
 from jaxcnn.data.slicing import Slice, parse
-from jaxcnn.data.sources import Like, Poll, open_store, ready
+from jaxcnn.data.sources import Like, Poll, open_store
 from jaxcnn.data.stores.records import Store, Subset
 from jaxcnn.data.streaming import Reader
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, check_call, made
 from jaxcnn.preprocessing import Preprocessing
+
+# Bad examples of a split that are named where all are counted.
+_BAD_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,33 @@ class Dataset:
             raise unknown("split", name, splits)
         return splits[name]
 
+    def checksums(self) -> dict[str, str]:
+        """Return what tells the examples of each split from others, see `Examples.fingerprint`."""
+        return {name: split.fingerprint() for name, split in self.splits().items()}
+
+    def found_bad(self) -> dict[str, list[tuple[int, str, str]]]:
+        """Return index, name and reason of the examples of each split that reading found to be of no use."""
+        return {
+            name: [(index, *bad) for index, bad in sorted(split.unusable.items())]
+            for name, split in self.splits().items()
+            if isinstance(split, Reader) and split.unusable
+        }
+
+    def restore_bad(self, found: Mapping[str, Sequence[tuple[int, str, str]]]) -> None:
+        """Take up what `found_bad` gave, so that these examples are not tried again."""
+        for name, bad in found.items():
+            split = self.splits()[name]
+            assert isinstance(split, Reader)
+            split.restore_unusable({index: Bad(*rest) for index, *rest in bad})
+
+    def describe_bad(self) -> dict[str, Any]:
+        """Return how many examples of each split are of no use, and the first of them, as JSON values."""
+        found = {name: split.bad for name, split in self.splits().items() if split.bad}
+        return {
+            name: {"count": len(bad), "examples": [one._asdict() for one in bad[:_BAD_NAMED]]}
+            for name, bad in found.items()
+        }
+
     def describe(self) -> Description:
         """Return all but the examples."""
         given = (self.fields, self.shapes, self.sizes, self.norms, self.streamed, self.augment, self.last_batch)
@@ -97,7 +127,7 @@ def load(
     finder: Finder = Finder(),  # noqa: B008
     like: Like | None = None,
     streamed: bool | None = None,
-    norms: Norms | Callable[[Mapping[str, Any], Fields], Norms | None] | None = None,
+    norms: Norms | Callable[[Mapping[str, Any], Fields], tuple[Any, Any] | None] | None = None,
     poll: Poll = lambda: None,
 ) -> Dataset:
     """Return the data set that `config` describes: in memory, or streamed where it is too large for that.
@@ -123,7 +153,7 @@ def load(
     store = open_store(config, source=source, finder=finder, like=like, poll=poll)
     _check_overlap(config, store.sizes)
     streamed = streams(config, store) if streamed is None else streamed
-    crop: AnyCrop | None = ready(config.train_crop, finder)
+    crop: AnyCrop | None = made(config.train_crop, finder)
     if crop is not None and not streamed:
         raise UsageError("data.train_crop cuts from whole images, which are not kept in memory: stream them")
     splits = take(config, store, crop, streamed, poll)
@@ -138,7 +168,7 @@ def load(
         ignored=store.ignored,
         streamed=streamed,
         last_batch=config.last_batch,
-        augment=tuple(ready(transform, finder) for transform in config.augment),
+        augment=tuple(made(transform, finder) for transform in config.augment),
         norms=measured,
         preprocessing=None if measured is None else preprocessing(train.shapes["image"], config, *measured),
     )
@@ -176,6 +206,8 @@ def _specs(config: DataConfig) -> dict[str, str]:
 
 def take(config: DataConfig, store: Store, crop: AnyCrop | None, streamed: bool, poll: Poll) -> dict[str, Examples]:
     """Return the splits that `config` names."""
+    if crop is not None:
+        check_call("data.train_crop.box", getattr(crop, "box", None), "generator", "height", "width", "size")
     if frame_of(store.fields) is None and (config.image_size or crop):
         raise UsageError(f"data.image_size and data.train_crop are of images: there are {', '.join(store.fields)}")
     if streamed:

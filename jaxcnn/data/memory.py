@@ -71,8 +71,10 @@ def check_memory(count: int, shapes: Mapping[str, Any]) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     needed = count * _bytes(shapes)
     if needed > memory // 2:
+        name, largest = max(shapes.items(), key=lambda one: _bytes(dict([one])))
+        size = "x".join(map(str, jax.tree.leaves(largest)[0].shape))
         raise UsageError(
-            f"{count} examples are {needed / 2**30:.0f} GiB, more than half of the memory "
+            f"{count} examples of {name} {size} are {needed / 2**30:.0f} GiB, more than half of the memory "
             f"({memory / 2**30:.0f} GiB): choose a smaller data.image_size, or data.pipeline streaming"
         )
 

@@ -123,6 +123,8 @@ class Reading:
     def _sizes(self, index: int) -> dict[str, Size]:
         """Return height and width of images and class maps of one example as they are stored."""
         example = self._records[index]
+        for name, classes in self._labels:
+            check_label(name, example[name], classes)
         found: dict[str, Size] = {}
         for name, kind in self._images:
             _check_image(name, kind, example[name])

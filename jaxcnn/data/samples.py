@@ -15,11 +15,11 @@ from jaxcnn.data.dataset import Dataset, streams, take
 from jaxcnn.data.fields import Batch, Boxes, ClassMap, Fields, Image, Label, Value, frame_of
 from jaxcnn.data.prepared import training_batch
 from jaxcnn.data.slicing import parse
-from jaxcnn.data.sources import open_store, ready
+from jaxcnn.data.sources import open_store
 from jaxcnn.data.training import training_batches, training_order
 from jaxcnn.errors import UsageError
 from jaxcnn.keys import AUGMENT, step_key
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, made
 
 _COLOURS = np.array([(31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75)])
 
@@ -81,8 +81,8 @@ def training_samples(
 
     # As if the training split were the test split, too: no other is then decoded.
     only_train = replace(config, val_split=None, test_split=config.train_split)
-    train = take(only_train, store, ready(config.train_crop, finder), streamed, decoded)["train"]
-    augment = tuple(ready(transform, finder) for transform in config.augment)
+    train = take(only_train, store, made(config.train_crop, finder), streamed, decoded)["train"]
+    augment = tuple(made(transform, finder) for transform in config.augment)
     data = Dataset(train, None, train, store.fields, augment=augment, last_batch=config.last_batch)
     (stored,) = training_batches(data, key, batch_size, step + 1, start=step)
     poll()

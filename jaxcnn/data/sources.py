@@ -18,8 +18,7 @@ from jaxcnn.data.stores.arrays import array_store
 from jaxcnn.data.stores.objects import open_object
 from jaxcnn.data.stores.records import Store
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, call
-from jaxcnn.typed import Part
+from jaxcnn.parts import Finder, Part, call
 
 Poll = Callable[[], None]
 Like = Mapping[str, type[Field]]
@@ -56,16 +55,6 @@ def open_store(
         if inspect.isroutine(source) or inspect.isclass(source) or config.options:
             source = call(config.source.name, source, config.options)
     return open_object(config.source if source is None else source, like, poll)
-
-
-def ready(part: Any, finder: Finder) -> Any:
-    """Return what a configuration holds, or a part that it names: a class with its options, a function as it is."""
-    if not isinstance(part, Part):
-        return part
-    found = finder.find(part.name)
-    if inspect.isclass(found):
-        return call(part.name, found, part.options)
-    return partial(found, **part.options) if part.options else found
 
 
 def _open_tfds(config: DataConfig, poll: Poll) -> Store:

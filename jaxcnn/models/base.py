@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import initialisers
-from jaxcnn.models.inputs import check_images, input_errors
+from jaxcnn.models.signatures import check_images, input_errors
 from jaxcnn.models.trace import trace
 
 
@@ -98,28 +98,28 @@ class Model(nn.Module):
         return initial_variables(self, rngs["params"] if isinstance(rngs, Mapping) else rngs, images, **kwargs)
 
 
-def initial_variables(model: nn.Module, key: jax.Array, images: Any, **kwargs) -> dict[str, Any]:
-    """Return the variables of any module, as `Model.init` does.
+def initial_variables(model: nn.Module, key: jax.Array, *args: Any, **kwargs) -> dict[str, Any]:
+    """Return the variables of any module, as `Model.init` does; it may be called with more than images.
 
-    Where a layer draws with other initialisers than ours, all are drawn as Flax's `init(key, images)` draws them, by a
+    Where a layer draws with other initialisers than ours, all are drawn as Flax's `init(key, *args)` draws them, by a
     compiled forward pass.
     """
     plan: list[tuple[jax.tree_util.KeyPath, Any]] = []
 
-    def initialise(key, images):
+    def initialise(key, *args):
         rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
-        return nn.Module.init(model, rngs, images, **kwargs)
+        return nn.Module.init(model, rngs, *args, **kwargs)
 
-    def trace_once(images):
-        variables = initialise(jax.random.key(0), images)
+    def trace_once(*args):
+        variables = initialise(jax.random.key(0), *args)
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
             plan.append((path, record.get(id(leaf), (None, None))[0]))
         return variables
 
-    with input_errors(model, images, **kwargs), initialisers.recording() as record:
-        shapes = jax.eval_shape(trace_once, images)
+    with input_errors(model, *args, **kwargs), initialisers.recording() as record:
+        shapes = jax.eval_shape(trace_once, *args)
     if any(initializer is None for _, initializer in plan):
-        return jax.jit(lambda key: initialise(key, jnp.zeros(images.shape, images.dtype)))(key)
+        return jax.jit(lambda key: initialise(key, *(jnp.zeros(x.shape, x.dtype) for x in args)))(key)
     leaves, treedef = jax.tree.flatten(shapes)
     values = [
         initializer(

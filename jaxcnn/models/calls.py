@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +20,7 @@ from flax.errors import ModifyScopeVariableError
 
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models.base import Model, initial_variables
-from jaxcnn.models.inputs import call_parameters, input_errors, takes_train
+from jaxcnn.models.signatures import call_parameters, input_errors, own_errors, takes_train
 
 # What a call may be told in place of `train`, and would not be.
 _OTHER_SWITCHES = ("training", "is_training", "deterministic")
@@ -76,22 +77,24 @@ def build(
     return module
 
 
-def init(model: nn.Module, key: jax.Array, images: jax.Array | jax.ShapeDtypeStruct) -> dict[str, Any]:
+def init(model: nn.Module, key: jax.Array, *args: jax.Array | jax.ShapeDtypeStruct) -> dict[str, Any]:
     """Return a model's first variables: "params", and "batch_stats" where it keeps some.
 
     Parameters of layers of ours are functions of (key, path), drawn without running the model; with a layer from
-    elsewhere, all are those of Flax's `model.init(key, images)`, compiled.
+    elsewhere, all are those of Flax's `model.init(key, *args)`, compiled.
 
     Args:
       model: any module.
       key: all else is folded in from it.
-      images: of which only shape and dtype are read.
+      *args: images, and what else the model takes, of which only shapes and dtypes are read.
 
     Raises:
-      UsageError: images that the model does not admit, or a model that keeps variables of another kind.
+      UsageError: images that the model does not admit, a model of the user's own that fails, or that keeps variables of
+        another kind.
     """
     make = model.init if isinstance(model, Model) else partial(initial_variables, model)
-    variables = make(key, images, **_switch(model, False))
+    with own_errors(model, *args):
+        variables = make(key, *args, **_switch(model, False))
     for collection in variables:
         if collection not in ("params", "batch_stats"):
             name = type(model).__name__
@@ -210,6 +213,8 @@ def _described(value: Any) -> str:
     """Return what a value is, in words."""
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
+    if isinstance(value, ModuleType):
+        return f"the module {value.__name__}"
     kind = value if isinstance(value, type) else type(value)
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
     return f"the class {name}" if isinstance(value, type) else f"a {name}"

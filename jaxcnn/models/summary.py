@@ -16,7 +16,7 @@ import flax.linen as nn
 
 from jaxcnn.errors import unknown
 from jaxcnn.models import FAMILIES, ModelEntry, create
-from jaxcnn.models.fields import Field, Shape
+from jaxcnn.models.receptive_fields import Field, Shape
 from jaxcnn.models.trace import Call, Known, added, trace
 
 

@@ -1,7 +1,7 @@
 """One trace of a model over shapes: what each submodule makes, holds, computes and sees. Nothing is computed.
 
 The receptive field is read from the operations themselves: the output of each submodule's call is marked in the
-jaxpr, and `fields.py` carries a field to each mark. What is not known of a layer from elsewhere is None.
+jaxpr, and `receptive_fields.py` carries a field to each mark. What is not known of a layer from elsewhere is None.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, get_opaque_trace_state, jaxprs_in_params
 
 from jaxcnn.layers import BatchNorm, Conv, ConvTranspose, Dense, LocallyConnected, initialisers
-from jaxcnn.models.fields import LAST_MAPS, Field, Shape, follow, mark, marked
-from jaxcnn.models.inputs import input_errors, takes_train
+from jaxcnn.models.receptive_fields import LAST_MAPS, Field, Shape, follow, mark, marked
+from jaxcnn.models.signatures import input_errors, own_errors, takes_train
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,8 @@ def _shapes(model: nn.Module, input_shape: Shape, interceptor: Callable) -> Clos
         rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         return nn.Module.init_with_output(model, rngs, images, **evaluation)[0]
 
-    with input_errors(model, image, **evaluation), initialisers.recording(), nn.intercept_methods(interceptor):
+    errors = own_errors(model, image), input_errors(model, image, **evaluation)
+    with errors[0], errors[1], initialisers.recording(), nn.intercept_methods(interceptor):
         return jax.make_jaxpr(call)(image)
 
 

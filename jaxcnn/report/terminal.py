@@ -1,6 +1,9 @@
 """Tables as text: what the commands print."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import RunError
@@ -40,8 +43,10 @@ def metrics_table(metrics: Mapping[str, float]) -> str:
 def models_table(found: Sequence[ModelRow]) -> str:
     """Return models with their size and cost."""
     rows = [
-        (row.name, row.family, str(row.year), row.paper, by(row.input_shape))
-        + (f"{row.params:,}", _mega(row.macs), _count(row.receptive_field))
+        (
+            *(row.name, row.family, str(row.year), row.paper, by(row.input_shape)),
+            *(f"{row.params:,}", _mega(row.macs), _count(row.receptive_field)),
+        )
         for row in found
     ]
     return table(["name", "family", "year", "paper", "input", "parameters", "MACs", "sees"], rows, right=(5, 6, 7))
@@ -54,8 +59,10 @@ def summary_table(found: Sequence[LayerRow], what: str) -> str:
         return _count(params), _mega(macs), sees, "-" if memory is None else f"{memory / 2**20:,.2f} MiB"
 
     rows = [
-        (row.path, row.kind, by(row.output_shape))
-        + numbers(row.params, row.macs, _count(row.receptive_field), row.activation_bytes)
+        (
+            *(row.path, row.kind, by(row.output_shape)),
+            *numbers(row.params, row.macs, _count(row.receptive_field), row.activation_bytes),
+        )
         for row in found
     ]
     sums = [added(column) for column in zip(*((r.params, r.macs, r.activation_bytes) for r in found), strict=True)]
@@ -85,6 +92,11 @@ def guesses_table(images: Sequence[Any], found: Sequence[Sequence[Any]]) -> str:
         for guess in best
     ]
     return table(["image", "probability", "index", "class"], rows, right=(1, 2))
+
+
+def files_table(paths: Sequence[Path]) -> str:
+    """Return files with their sizes."""
+    return table(["file", "MiB"], [(str(path), f"{path.stat().st_size / 2**20:,.2f}") for path in paths], right=(1,))
 
 
 def result_table(run: Any) -> str:
@@ -158,6 +170,22 @@ def survey_text(name: str, config: Any, store: Any, found: Mapping[str, Any]) ->
     return "\n\n".join(filter(None, parts))
 
 
+def survey_json(name: str, config: Any, store: Any, found: Mapping[str, Any]) -> str:
+    """Return all that is known as JSON; the arguments are those of `survey_text`."""
+    splits = {split: asdict(part) | {"bad": [bad._asdict() for bad in part.bad]} for split, part in found.items()}
+    values = {
+        "name": name,
+        "source": config.source,
+        "image_size": config.image_size,
+        "note": store.note,
+        "class_names": list(store.class_names),
+        "splits": splits,
+        "ignored": list(store.ignored),
+        "cache": {"sha256_verified": True, **store.provenance} if store.provenance else None,
+    }
+    return json.dumps(values, indent=1)
+
+
 def _some(
     header: Sequence[str], rows: Sequence[Sequence[str]], shown: int, what: str, right: Sequence[int] = ()
 ) -> str:
@@ -212,6 +240,15 @@ def cache_table(store: Any, before: Mapping[str, int], cache: Any) -> str:
     sums = _sizes(sum(before.values()), sum(after.values()))
     rows.append(("total", f"{kept:,}", str(sum(store.sizes.values()) - kept), *sums))
     return table(["split", "images", "left out", "MiB before", "MiB", "size"], rows, right=range(1, 6))
+
+
+def cache_line(path: Path, short_side: int, sizes: Mapping[str, int]) -> str:
+    """Return the line of an experiment that reads a cache of images of this size with these splits."""
+    splits = ""
+    if "test" not in sizes:
+        other = next((name for name in ("validation", "val") if name in sizes), None)
+        splits = ', train_split="train[:90%]", test_split="train[90%:]"' if other is None else f', test_split="{other}"'
+    return f'data=DataConfig(source="cache", path=Path("{path}"), image_size={min(short_side, 224)}{splits})'
 
 
 def _sizes(before: int, after: int) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """Runs: an experiment put together, trained into a folder, and read back."""
 
 from jaxcnn.runs.api import evaluate, resume, run
-from jaxcnn.runs.reading import Run, load_run
+from jaxcnn.runs.loaded import Run, load_run
 from jaxcnn.runs.seeds import run_seeds
 from jaxcnn.runs.trainer import Trainer
 

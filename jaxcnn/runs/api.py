@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from jaxcnn.experiment import Experiment
 from jaxcnn.runs.averaging import score_views
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.runs.identity import Programs, programs_of
-from jaxcnn.runs.reading import Run, load_run, on_devices
+from jaxcnn.runs.loaded import Run, load_run, on_devices
 from jaxcnn.runs.record import Record, check_data
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import together
 from jaxcnn.train.schedules import find_schedule
+from jaxcnn.typed import to_json
 
 
 def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> Run:
@@ -96,7 +97,7 @@ def resume(
     *,
     progress: bool = True,
     command: str = "",
-    code: Sequence[Path] = (),
+    code: Sequence[str | Path] = (),
     accept_program: bool = False,
 ) -> Run:
     """Go on with the run in `folder`; with `experiment`, only if it differs in nothing that matters.
@@ -109,7 +110,7 @@ def resume(
       experiment: in place of the run's.
       progress: show progress on stderr.
       command: noted in `result.json`.
-      code: folders that the run's own parts may be imported from, beside the working folder; see `load_run`.
+      code: see `load_run`.
       accept_program: go on even where the code has changed what is computed.
 
     Raises:
@@ -126,7 +127,9 @@ def resume(
         differ = experiments.differences(experiment, found.experiment)
         if set(differ) - {"train.steps", "train.epochs"} or (differ and not found.folder.finished):
             raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")
-        finder = replace(experiment.finder, folders=(*experiment.finder.folders, *code))
+        finder = found.finder
+        if experiment.code is not None:  # the file was named by whoever asks; what a run names is data
+            finder = replace(finder, folders=(experiment.code, *finder.folders), installed=True)
         found = Run(found.path, finder, found.experiment if differ else experiment)
     has_program = found.folder.has("program") and found.folder.has("data")
     differs = _differs(found, progress) if has_program else None
@@ -150,8 +153,9 @@ def _continued(found: Run, experiment: Experiment, progress: bool) -> Run:
     if total <= step:
         raise UsageError(f"cannot continue {folder.path}, which has {step} steps, to {total}: expected more")
     if not schedule.goes_on:
-        why = f"schedule {type(schedule).__name__} shares out all steps, so more of them change those that were made; "
-        why += "Constant, StepDecay and Plateau go on"
+        name = getattr(experiment.schedule, "name", type(schedule).__name__)
+        why = f"schedule {name} shares out all steps, so more of them change those that were made; Constant, "
+        why += "StepDecay, Plateau and functions of the step alone go on"
     elif experiment.train.recompute_batch_stats:
         why = "train.recompute_batch_stats changed its end"
     elif found.result.get("ended"):
@@ -184,7 +188,7 @@ def evaluate(
     views: str = "center",
     scales: Sequence[int] = (),
     resize_to: int | None = None,
-    code: Sequence[Path] = (),
+    code: Sequence[str | Path] = (),
 ) -> dict[str, float]:
     """Return the metrics of a run's checkpoint on a split, on whatever devices there are.
 
@@ -217,7 +221,7 @@ def evaluate(
         trainer = Trainer.from_experiment(experiment, begun=begun, finder=found.finder, stop=stop)
         examples = trainer.data.split(split)
         if resize_to is None and trainer.data.streamed == found.description.streamed:  # else they are other pixels
-            check_data(found.folder, trainer)
+            check_data(found.folder, trainer, trainer.key)
         state = found.restore(checkpoint, trainer)
         if views == "center":
             metrics = trainer.evaluate(examples, state).metrics
@@ -241,7 +245,7 @@ def _train(found: Run, progress: bool, command: str) -> Run:
             record.train()
         except Stopped as stopped:
             if jax.process_index() == 0:
-                found.folder.write_once("experiment", experiments.to_dict(found.experiment))  # it may come before
+                found.folder.write_once("experiment", to_json(found.experiment))  # it may come before
             more = " --distributed" if jax.process_count() > 1 else ""
             again = f"jaxcnn train --resume {shlex.quote(str(found.path))}{more}"
             step = record.position.step if record else 0
@@ -264,17 +268,23 @@ def make_record(run: Run, trainer: Trainer, command: str, started: float, **opti
     folder = run.folder
 
     def identify() -> None:
-        folder.write_once("experiment", experiments.to_dict(run.experiment))
+        folder.write_once("experiment", to_json(run.experiment))
         known = folder.read("program")["sources"] if folder.has("program") else []
         if run.sources.sha256 not in known:
             programs = programs_of(run.experiment, trainer.data.describe(), run.sources, run.finder)
             values = {"sources": [*known, run.sources.sha256], "files": dict(run.sources.files)}
-            folder.write("program", values | programs.to_json())
+            folder.write("program", values | asdict(programs))
 
     notes = {**options.pop("notes", {}), "command": command}
     if folder.has("continued"):
         notes["continued"] = folder.read("continued")
-    own = {"name": run.experiment.name, "notes": notes, "started": started, "identify": identify}
+    own = {
+        "seed": run.experiment.seed,
+        "name": run.experiment.name,
+        "notes": notes,
+        "started": started,
+        "identify": identify,
+    }
     return Record(trainer, run.path, **own, **options)  # type: ignore[arg-type]
 
 

@@ -13,13 +13,13 @@ from jaxcnn.data.prepared import eval_batch
 from jaxcnn.errors import UsageError
 from jaxcnn.files import write_atomically
 from jaxcnn.parts import is_reference
-from jaxcnn.runs.reading import Run, load_run
+from jaxcnn.runs.loaded import Run, load_run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(
-    run: str | Path, folder: str | Path, *, checkpoint: str = "last", code: Sequence[Path] = ()
+    run: str | Path, folder: str | Path, *, checkpoint: str = "last", code: Sequence[str | Path] = ()
 ) -> tuple[Path, Path]:
     """Write `model.safetensors` and `model.stablehlo` into `folder`, and return their paths.
 

@@ -16,9 +16,8 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,15 @@ from jaxcnn import backend
 from jaxcnn import experiment as experiments
 from jaxcnn.data import Description
 from jaxcnn.data.prepared import eval_batch, training_batch
+from jaxcnn.environment import version
 from jaxcnn.experiment import Experiment
 from jaxcnn.files import write_atomically
 from jaxcnn.keys import init_key
-from jaxcnn.parts import Finder, is_reference
+from jaxcnn.parts import Finder, Part, is_reference
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.inputs import batch_like
 from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_eval_step
-from jaxcnn.typed import Part
 
 _ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -45,7 +44,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _NO_BATCHES = {"__init__.py", "augment.py", "fields.py", "samples.py", "survey.py", "views.py"}
 # What images are decoded and resized by.
 _DECODERS = ("numpy", "pillow", "opencv-python-headless", "simplejpeg")
-_SYMBOL = re.compile(r"@\"?([\w.$-]+)\"?")
+_SYMBOL = re.compile(r'@"?((?<=")[^"]+|[\w.$-]+)"?')  # a name such as <lambda> is quoted
 _NAMES = re.compile(r"\{?[\w.]*result_info = \"[^\"]*\"\}?|\bloc\([^)]*\)|^module @\S+")
 _VALUE = re.compile(r"%[\w:#]+")
 
@@ -83,7 +82,7 @@ class Programs:
     parts: Mapping[str, Program]
     """In the order in which a difference is told: the model, ..."""
     batches: str
-    """SHA-256 of the code that makes batches on the host."""
+    """SHA-256 of the code that makes batches and metrics on the host."""
 
     def differs(self, other: "Programs") -> str | None:
         """Return the first difference, as part of a sentence; None: there is none."""
@@ -91,17 +90,12 @@ class Programs:
             if name not in other.parts or program.sha256 != other.parts[name].sha256:
                 then = other.parts.get(name)
                 return f"{name}: {program.differs(then) if then else 'it is new'}"
-        return None if self.batches == other.batches else "the code that makes batches differs"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        parts = {name: {"sha256": one.sha256, "operations": one.operations} for name, one in self.parts.items()}
-        return {"platform": self.platform, "programs": parts, "batches": self.batches}
+        return None if self.batches == other.batches else "the code that makes batches and metrics differs"
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Programs":
-        """Return what `to_json` gave."""
-        parts = {name: Program(one["sha256"], one["operations"]) for name, one in values["programs"].items()}
+        """Return what `dataclasses.asdict` gave, which may stand among other values."""
+        parts = {name: Program(**one) for name, one in values["parts"].items()}
         return cls(values["platform"], parts, values["batches"])
 
 
@@ -131,13 +125,7 @@ def _sha256(path: Path) -> str:
 
 
 def _versions(packages: Iterable[str]) -> list[str]:
-    found = {}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "none"
-    return [f"{name} {version}" for name, version in found.items()]
+    return [f"{name} {version(name)}" for name in packages]
 
 
 def programs_of(
@@ -162,7 +150,7 @@ def programs_of(
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found = trace(experiment, data, finder, platform)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-        write_atomically(path, json.dumps(found.to_json()).encode())
+        write_atomically(path, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -221,7 +209,7 @@ def _program(function: Callable, like: tuple, platform: str) -> Program:
         for line in text.splitlines()
         if "stablehlo." in line or "call @" in line or "chlo." in line
     )
-    return Program(sha256, operations)
+    return Program(sha256, dict(operations))
 
 
 def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
@@ -236,11 +224,18 @@ def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
     own = finder.sources([source] if is_reference(source) else [])
     texts = [path.read_text() for path in [*paths, *own.values()]]
     parts = [trainer.task.metrics, trainer.task.score, *trainer.callbacks]
-    for part in parts:
-        code = part if inspect.isroutine(part) or isinstance(part, type) else type(part)
-        texts.append(textwrap.dedent(inspect.getsource(code)))
+    texts += [textwrap.dedent(inspect.getsource(one)) for part in parts for one in _functions(part)]
     lines = [*_versions(_DECODERS), *map(_without_comments, texts), *map(repr, experiment.train.callbacks)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _functions(part: Any) -> list[Any]:
+    """Return a function, or the methods of a class or value: Python finds the source of a class only by its module."""
+    part = inspect.unwrap(getattr(part, "func", part))
+    if inspect.isroutine(part):
+        return [part]
+    found = inspect.getmembers(part if isinstance(part, type) else type(part), inspect.isfunction)
+    return [one for _, one in found if not one.__code__.co_filename.startswith("<")]
 
 
 @cache

@@ -12,32 +12,33 @@ import jax
 import numpy as np
 
 from jaxcnn.data import Examples
-from jaxcnn.data.bad import Bad
-from jaxcnn.data.streaming import Reader
+from jaxcnn.environment import environment
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import write_atomically
 from jaxcnn.progress import Shown, TrainProgress
-from jaxcnn.runs.environment import environment
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Finished
 from jaxcnn.train.callbacks import Stop, of_run
 from jaxcnn.train.evaluate import Scores
+from jaxcnn.train.inputs import InputStream
 from jaxcnn.train.log import Log
 from jaxcnn.train.loop import NonFinite, Position, fit
 from jaxcnn.train.parallel import together
 from jaxcnn.train.state import TrainState, params_sha256
 from jaxcnn.train.step import Sums
 
-# Bad examples of a split that `result.json` names, and files that are no examples that a message does.
-_BAD_NAMED, _LISTED = 100, 5
+# Files that are no examples, of which a message names so many.
+_LISTED = 5
 
 
 class Record:
-    """Trains, scores, logs, saves and shows.
+    """Trains one seed, scores, logs, saves and shows.
 
     Attributes:
       position: where the run stands.
+      rows: of metrics, as they are logged.
+      state: the final state; None before.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Record:
         trainer: Any,
         folder: Path | None,
         *,
+        seed: int | None = None,
         progress: bool = True,
         shown: Shown | None = None,
         name: str = "",
@@ -58,16 +60,21 @@ class Record:
         Args:
           trainer: what is to be trained: a `runs.Trainer`, which lies above.
           folder: of the run; None: it has none.
+          seed: in place of the trainer's.
           progress: show progress on stderr, in a bar of its own where it is not `shown` somewhere.
           name, notes: for `result.json`; `sitting`: more for `environment.json`.
           started: when this sitting began, by `time.perf_counter`.
           identify: writes what else tells the run from others; called while the step compiles.
         """
         self.trainer, self.folder = trainer, None if folder is None else RunFolder(folder)
-        self.position = Position()
+        self.position, self.rows = Position(), list[dict[str, Any]]()
+        self.state: TrainState | None = None
+        seed = trainer.seed if seed is None else seed
+        self._key = jax.random.key(seed)
         self._first = jax.process_index() == 0
-        self._progress, self._shown = progress and self._first, shown
-        self._identity = {"name": name or (folder.name if folder else ""), "seed": trainer.seed}
+        self._progress = progress and self._first
+        self._shown: Any = shown
+        self._identity = {"name": name or (folder.name if folder else ""), "seed": seed}
         self._notes, self._sitting = dict(notes or {}), dict(sitting or {})
         self._started, self._identify = time.perf_counter() if started is None else started, identify
         self._log: Log | None = None
@@ -87,8 +94,9 @@ class Record:
         """
         trainer = self.trainer
         with contextlib.ExitStack() as stack:
-            stack.callback(trainer.inputs.close)
-            state, wait = self._begin(own_step=train_step is None)
+            inputs = trainer.inputs.stream(self._key)
+            stack.callback(inputs.close)
+            state, wait = self._begin(inputs, own_step=train_step is None)
             if self._shown is None:
                 table = trainer.timetable
                 bar = TrainProgress(table.total_steps, self.position.step, table.batch_size, enabled=self._progress)
@@ -97,34 +105,34 @@ class Record:
             with self._noting():
                 wait()
                 step = train_step or trainer.train_step
-                state = fit(state, self.position, trainer.timetable, step, trainer.inputs.at, self, whole)
-                trainer.state = state
+                self.state = state = fit(state, self.position, trainer.timetable, step, inputs.at, self, whole)
                 return self._finish(state)
 
     # From where the folder stands ----------------------------------------------------------------------------------
 
-    def _begin(self, own_step: bool) -> tuple[TrainState, Any]:
+    def _begin(self, inputs: InputStream, own_step: bool) -> tuple[TrainState, Any]:
         """Return the state to go on from, and what waits for the compiler."""
         trainer, folder = self.trainer, self.folder
         newest = 0
         if folder is not None:
             with together():
-                check_data(folder, trainer)
+                check_data(folder, trainer, self._key)
                 if self._first:
                     folder.checkpoints.recover()
             newest = max(folder.checkpoints.steps(), default=0)
         trains = own_step and newest < trainer.timetable.total_steps
-        wait = trainer.compile_meanwhile(newest) if trains else lambda: None
+        like: Any = trainer.abstract_state()
+        compiling = trainer.parallel.compile_meanwhile
+        wait = compiling(trainer.train_step, like, inputs.like(newest)) if trains else lambda: None
         if folder is None or not newest:
-            return trainer.initial_state(), wait
-        state, values, self._reports = folder.checkpoints.restore_newest(trainer.abstract_state())
+            return trainer.initial_state(self._key), wait
+        state, values, self._reports = folder.checkpoints.restore_newest(like)
         try:
             self.position = Position(**values)
         except TypeError as error:
             path = folder.checkpoints.path(newest)
             raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
-        for name, bad in self.position.bad_examples.items():
-            trainer.data.splits()[name].restore_unusable({index: Bad(*rest) for index, *rest in bad})
+        trainer.data.restore_bad(self.position.bad_examples)
         return state, wait
 
     def _open(self) -> None:
@@ -140,19 +148,22 @@ class Record:
             listed = f"{', '.join(ignored[:_LISTED])}{', ...' if len(ignored) > _LISTED else ''}"
             reports.append(f"{len(ignored)} files are not images and are passed over (see data.json): {listed}")
         for report in reports:
-            self._say(report)
+            self._shown.say(report)
         self._started -= position.wall_seconds
         before = self.folder.rows if self.folder is not None else []
-        self.trainer.rows = [row for row in before if row["step"] <= position.step]
+        self.rows[:] = [row for row in before if row["step"] <= position.step]
         for replay in [callback.replay for callback in self._callbacks if hasattr(callback, "replay")]:
-            for row in self.trainer.rows:
+            for row in self.rows:
                 replay(row["step"], {name: row[name] for name in row if name != "step"})
 
     def _write_identity(self) -> list[str]:
         """Write what the run is made of, where that has not been done yet, and return what to report."""
         assert self.folder is not None
         self._identify()
-        self.folder.write_once("data", {**self.trainer.data.describe().to_json(), **checksums(self.trainer)})
+        if not self.folder.has("data"):
+            data, weights = self.trainer.data, self.trainer.weights_sha256(self._key)
+            more = {"sha256": data.checksums(), "weights_sha256": weights}
+            self.folder.write("data", {**data.describe().to_json(), **more})
         here = environment() | self._sitting
         if not self.folder.has("environment"):
             self.folder.write("environment", here)
@@ -173,7 +184,7 @@ class Record:
         self._tell_bad()
         step, trainer = position.step, self.trainer
         if not sums["count"]:
-            self._say(f"no row for step {step}: none of the examples since the last one can be used")
+            self._shown.say(f"no row for step {step}: none of the examples since the last one can be used")
             return ""
         found = {**trainer.task.metrics(sums["task"]), "loss": float(sums["loss"]) / float(sums["count"])}
         for name, total in sums.get("norms", {}).items():
@@ -195,23 +206,23 @@ class Record:
         """Return the final state: with exact BatchNorm statistics, where they are asked for."""
         if not self.trainer.train.recompute_batch_stats:
             return state
-        self._doing("measuring statistics")
+        self._shown.doing("measuring statistics")
         return self.trainer.recompute_batch_stats(state)
 
     def save(self, state: TrainState, position: Position) -> None:
         """Save a checkpoint, and remove those that are no longer kept."""
         if self.folder is None:
             return
-        self._doing("saving")
+        self._shown.doing("saving")
         position.wall_seconds = time.perf_counter() - self._started
-        position.bad_examples = _bad_examples(self.trainer.data)
+        position.bad_examples = self.trainer.data.found_bad()
         if self._log is not None:
             self._log.sync()
         self.folder.checkpoints.save(position.step, state, vars(position))
         if self._log is not None:
             best = self.folder.best_step(*self.trainer.task.best)
             self.folder.checkpoints.prune(self.trainer.checkpoint.keep, best)
-        self._doing("training")
+        self._shown.doing("training")
 
     def stop_requested(self, step: int) -> int | None:
         """Return the signal that asked for a stop."""
@@ -219,8 +230,7 @@ class Record:
 
     def progress(self, step: int, loss: float) -> None:
         """Show the step and a recent loss."""
-        if self._shown is not None:
-            self._shown.step(step, loss)
+        self._shown.step(step, loss)
 
     # The end -------------------------------------------------------------------------------------------------------
 
@@ -273,7 +283,7 @@ class Record:
     def note(self, status: str, **values: Any) -> None:
         """Write `result.json`."""
         if self._log is not None and self.folder is not None:
-            bad = {"bad_examples": _describe_bad(self.trainer.data)}
+            bad = {"bad_examples": self.trainer.data.describe_bad()}
             head = {"status": status, **self._identity, "step": self.position.step}
             self.folder.write("result", {**head, **values, **bad, **self._notes})
 
@@ -285,20 +295,20 @@ class Record:
 
     def _score(self, name: str, state: TrainState) -> tuple[Scores, str]:
         step, split = self.position.step, self.trainer.data.split(name)
-        self._doing("evaluating")
+        self._shown.doing("evaluating")
         scores = self.trainer.evaluate(split, state)
         if not np.isfinite(scores.metrics["loss"]):
             raise NonFinite(f"the {name} loss", step)
         row = {f"{name}/{key}": float(value) for key, value in scores.metrics.items()}
         asked = self._write(step, row, state)
         self._tell_bad()
-        self._doing("training")
+        self._shown.doing("training")
         return scores._replace(metrics=row), asked
 
     def _write(self, step: int, row: dict[str, float], state: TrainState, rate: float = 0.0) -> str:
         """Write a row with what callbacks add to it, and return why one asks for the end."""
-        asked, rows = "", self.trainer.rows
-        for before in takewhile(lambda before: before["step"] == step, reversed(rows)):
+        asked = ""
+        for before in takewhile(lambda before: before["step"] == step, reversed(self.rows)):
             if row.keys() <= before.keys():  # it stands there from before an interruption, and callbacks know it
                 row |= {name: value for name, value in before.items() if name not in row and name != "step"}
                 return ""
@@ -312,13 +322,12 @@ class Record:
                     f"callback {name} returned a {type(answer).__name__}: expected None, metrics by name, or Stop"
                 )
             row |= {name: float(value) for name, value in (answer or {}).items()}
-        rows.append({"step": step, **row})
+        self.rows.append({"step": step, **row})
         if self._log is not None:
             self._log.write(step, row)
-        if self._shown is not None:
-            self._shown.row(step, row, rate)
-            if asked:
-                self._shown.say(f"ends at step {step}: {asked}")
+        self._shown.row(step, row, rate)
+        if asked:
+            self._shown.say(f"ends at step {step}: {asked}")
         return asked
 
     def _tell_bad(self) -> None:
@@ -328,7 +337,7 @@ class Record:
             for bad in examples.bad:
                 if bad.name not in told:
                     told.add(bad.name)
-                    self._say(f"passed over an example of {split}: {bad.name}: {bad.reason}")
+                    self._shown.say(f"passed over an example of {split}: {bad.name}: {bad.reason}")
 
     def _draw(self, test: Examples, scores: Scores) -> None:
         """Draw the task's figures; none of them may cost a result, whatever it raises."""
@@ -341,27 +350,15 @@ class Record:
 
         finished = Finished(self.folder.rows, scores.collected, images, self.trainer.data.fields)
         try:
-            from jaxcnn.report.canvas import png
+            from jaxcnn.report.canvas import write_figures
 
             figures = self.trainer.task.figures(finished)
         except Exception as error:  # matplotlib is an extra
-            return self._say(f"no figures: {_line(error)}")
-        for name, draw in figures.items():
-            try:
-                write_atomically(self.folder.path / "figures" / f"{name}.png", png(draw()))
-            except Exception as error:
-                self._say(f"no figure {name}: {_line(error)}")
-
-    def _say(self, text: str) -> None:
-        if self._shown is not None:
-            self._shown.say(text)
-
-    def _doing(self, what: str) -> None:
-        if self._shown is not None:
-            self._shown.doing(what)
+            return self._shown.say(f"no figures: {_line(error)}")
+        write_figures(figures, self.folder.path / "figures", self._shown.say)
 
 
-def check_data(folder: RunFolder, trainer: Any) -> None:
+def check_data(folder: RunFolder, trainer: Any, key: jax.Array) -> None:
     """Compare the trainer's data, and the weights it starts from, with those that the run began with, if it did.
 
     Raises:
@@ -370,33 +367,15 @@ def check_data(folder: RunFolder, trainer: Any) -> None:
     if not folder.has("data"):
         return
     values = folder.read("data")
-    if trainer.weights_sha256 not in (None, values.get("weights_sha256")):
+    if trainer.weights_sha256(key) not in (None, values.get("weights_sha256")):
         raise UsageError(f"{folder.path}: model.weights does not hold the weights it began with")
     saved = values.get("sha256")
     if saved is None:
         raise UsageError(f"{folder.path}/data.json has no sha256: another version of jaxcnn wrote it, train it anew")
-    splits = trainer.data.splits()
+    today = trainer.data.checksums()
     for name, digest in saved.items():
-        if name not in splits or splits[name].fingerprint() != digest:
+        if today.get(name) != digest:
             raise UsageError(f"{folder.path}: the {name} examples are not those it began with")
-
-
-def checksums(trainer: Any) -> dict[str, Any]:
-    """Return what tells a trainer's data and weights from others."""
-    found = {name: split.fingerprint() for name, split in trainer.data.splits().items()}
-    return {"sha256": found, "weights_sha256": trainer.weights_sha256}
-
-
-def _bad_examples(data: Any) -> dict[str, list[tuple[int, str, str]]]:
-    """Return index, name and reason of the examples of each streamed split that turned out to be of no use."""
-    streamed = {name: split for name, split in data.splits().items() if isinstance(split, Reader) and split.unusable}
-    return {name: [(index, *bad) for index, bad in sorted(split.unusable.items())] for name, split in streamed.items()}
-
-
-def _describe_bad(data: Any) -> dict[str, Any]:
-    """Return how many examples of each split are of no use, and the first of them."""
-    found = {name: split.bad for name, split in data.splits().items() if split.bad}
-    return {n: {"count": len(bad), "examples": [one._asdict() for one in bad[:_BAD_NAMED]]} for n, bad in found.items()}
 
 
 def _line(error: Exception) -> str:

@@ -13,14 +13,15 @@ from typing import Any, Literal
 import jax
 
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.experiment import Experiment, to_dict
+from jaxcnn.experiment import Experiment
 from jaxcnn.progress import SeedsProgress, TrainProgress
 from jaxcnn.runs.api import find, make_record
-from jaxcnn.runs.reading import Run
+from jaxcnn.runs.loaded import Run
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import choose_devices
 from jaxcnn.train.together import Together
+from jaxcnn.typed import to_json
 
 Mode = Literal["sequential", "devices", "vmap"]
 
@@ -65,7 +66,7 @@ def run_seeds(
                 _Seeds(left, mode, devices, stop, started, progress, command).train()
         except Stopped as stopped:
             for run in left:
-                run.folder.write_once("experiment", to_dict(run.experiment))  # a stop while loading comes before it was
+                run.folder.write_once("experiment", to_json(run.experiment))  # a stop while loading comes before it was
             more = "the same command goes on with all seeds, jaxcnn train --resume RUN with one of them alone"
             raise Stopped(stopped.signum, f"stopped; {more}") from stopped
     return runs
@@ -116,27 +117,26 @@ class _Seeds:
         Raises:
           Stopped: on a signal, when all that were under way have been saved.
         """
-        trainers = self._trainers()
+        trainer, left = self._trainer(), range(len(self.left))
         if self.mode == "sequential":
-            for number, trainer in enumerate(trainers):
+            for number in left:
                 self._one(number, trainer)
             return
-        table, seeds = trainers[0].timetable, [trainer.seed for trainer in trainers]
-        rate = len(trainers) * table.batch_size
+        table, seeds = trainer.timetable, [run.experiment.seed for run in self.left]
+        rate = len(left) * table.batch_size
         with TrainProgress(table.total_steps, 0, rate, enabled=self.progress) as shown:
             told = SeedsProgress(shown)
             shown.say(
                 f"training seeds {', '.join(map(str, seeds))} together ({self.mode}); numbers are means over them"
             )
             if self.mode == "vmap":
-                way = Together(trainers[0].step, trainers[0].inputs, len(trainers), trainers[0].parallel)
-                work = [partial(self._one, n, trainer, told, way) for n, trainer in enumerate(trainers)]
+                threads, way = len(left), Together(trainer.step, trainer.inputs, len(left), trainer.parallel)
+                work = [partial(self._one, number, trainer, told, way) for number in left]
             else:
-                free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
-                for device in self.devices:
-                    free.put(device)
-                work = [partial(self._on_a_device, n, trainer, told, free) for n, trainer in enumerate(trainers)]
-            threads = len(work) if self.mode == "vmap" else min(len(work), len(self.devices))
+                threads, free = min(len(left), len(self.devices)), queue.SimpleQueue[Trainer]()
+                for device in self.devices[:threads]:
+                    free.put(trainer.on([device]))
+                work = [partial(self._on_a_device, number, told, free) for number in left]
             with ThreadPoolExecutor(threads) as pool:
                 running = [pool.submit(one) for one in work]
                 while wait(running, timeout=_REFRESH_SECONDS).not_done:
@@ -145,8 +145,8 @@ class _Seeds:
             for each in running:
                 each.result()  # raises Stopped, and what nobody expected
 
-    def _trainers(self) -> list[Trainer]:
-        """Return a trainer for each seed, all sharing what no seed changes."""
+    def _trainer(self) -> Trainer:
+        """Return what trains them all."""
         begun = [run.folder.begun for run in self.left]
         # One that has not begun needs the weights to start from, and the normalisation that comes with them.
         first = begun.index(False) if False in begun else 0
@@ -159,33 +159,33 @@ class _Seeds:
             ours, theirs = base.data.norms, run.description.norms if has_begun else base.data.norms
             if any((a != b).any() for a, b in zip(ours or (), theirs or (), strict=True)):
                 raise UsageError(f"{run.path} normalises its images otherwise: go on with it alone, by --resume")
-        return [base if n == first else base.of_seed(run.experiment.seed) for n, run in enumerate(self.left)]
+        return base
 
-    def _on_a_device(self, number: int, trainer: Trainer, told: SeedsProgress, free: Any) -> None:
-        device = free.get()
+    def _on_a_device(self, number: int, told: SeedsProgress, free: "queue.SimpleQueue[Trainer]") -> None:
+        trainer = free.get()
         try:
-            self._one(number, trainer.of_seed(trainer.seed, device), told)
+            self._one(number, trainer, told)
         finally:
-            free.put(device)
+            free.put(trainer)
 
     def _one(
         self, number: int, trainer: Trainer, told: SeedsProgress | None = None, way: Together | None = None
     ) -> None:
         """Train one seed; what ends it alone is in its `result.json`."""
-        options: dict[str, Any] = {"progress": self.progress}
+        run = self.left[number]
+        seed, options = run.experiment.seed, dict[str, Any](progress=self.progress)
         if told is not None:
             seeds = [run.experiment.seed for run in self.left]
-            options = {"shown": told.of(trainer.seed), "notes": {"together": {"mode": self.mode, "seeds": seeds}}}
+            options = {"shown": told.of(seed), "notes": {"together": {"mode": self.mode, "seeds": seeds}}}
         if self.mode == "vmap":  # the other ways change no bits
             options["sitting"] = {"seeds_mode": "vmap"}
-        record = make_record(self.left[number], trainer, self.command, self.started, **options)
+        record = make_record(run, trainer, self.command, self.started, **options)
         try:
             record.train(*(() if way is None else (way.step_of(number), way.whole)))
         except RunError as error:
-            print(f"jaxcnn: seed {trainer.seed}: {error}", file=sys.stderr)
+            print(f"jaxcnn: seed {seed}: {error}", file=sys.stderr)
         finally:
             if way is not None:
                 way.leave(number)
             if told is not None:
-                told.ended(trainer.seed)
-            trainer.state = None
+                told.ended(seed)

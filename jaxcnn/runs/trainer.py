@@ -16,19 +16,17 @@ from flax import linen as nn
 
 from jaxcnn.data import DataConfig, Dataset, Description, Examples, eval_batch, eval_batches, load
 from jaxcnn.data.order import batches_per_epoch
-from jaxcnn.data.sources import ready
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.keys import init_key
-from jaxcnn.parts import Finder
-from jaxcnn.runs.build import Weights, find_model, find_task, load_together
+from jaxcnn.parts import Finder, made
+from jaxcnn.runs.build import find_model, find_task, load_together
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.tasks import Task
-from jaxcnn.tasks.check import check_fields, check_model
+from jaxcnn.tasks.check import check_fields, check_init, check_kinds, check_model
 from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole_batches
-from jaxcnn.train.callbacks import find_callback
 from jaxcnn.train.config import CheckpointConfig, EvalConfig, TrainConfig
 from jaxcnn.train.evaluate import Scores, evaluate
-from jaxcnn.train.inputs import Inputs, batch_like
+from jaxcnn.train.inputs import Inputs, InputStream, batch_like
 from jaxcnn.train.loop import Timetable
 from jaxcnn.train.optim import make_optimizer, standard_promotion
 from jaxcnn.train.optimizers import find_optimizer
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
 
 # Steps between the moments at which several processes agree on whether a signal came to one of them.
 _AGREE_EVERY = 10
-# What belongs to the devices, or to one seed.
-_COMPILED = frozenset({"inputs", "train_step", "_eval_step", "_create_state", "_norms"})
 
 
 class Trainer:
@@ -63,7 +59,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        tx: optax.GradientTransformation,
+        tx: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
         task: Task,
         data: Any,
         *,
@@ -71,48 +67,53 @@ class Trainer:
         eval: EvalConfig | None = None,
         checkpoint: CheckpointConfig | None = None,
         seed: int = 0,
-        learning_rate: optax.Schedule | None = None,
-        variables: Mapping[str, Any] | None = None,
+        schedule: optax.Schedule | None = None,
+        variables: Mapping[str, Any] | Callable[[jax.Array], Mapping[str, Any]] | None = None,
         callbacks: Sequence[Any] = (),
         finder: Finder | None = None,
+        devices: Sequence[jax.Device] | None = None,
         stop: StopFlag | None = None,
     ) -> None:
         """Put the parts together; nothing is compiled before it is first called.
 
         Args:
           model: any Linen module.
-          tx: any Optax transformation; it is given the loss as `value` if it takes it.
+          tx: any Optax transformation, which is given the loss as `value` if it takes it; or a function that makes it
+            from the shapes of the parameters.
           task: what is asked of the network.
           data: a `Dataset`, or what `jaxcnn.data.load` takes as `source`.
           train, eval, checkpoint: length, batches and devices; when to evaluate; what `fit` keeps in a folder.
           seed: the one source of randomness.
-          learning_rate: by the step, to be logged.
-          variables: to start from; None: initialised.
+          schedule: of the learning rate, to be logged.
+          variables: to start from, or a function of the key that they are drawn from; None: initialised.
           callbacks: called with each row, after those of `train`; see `jaxcnn.train.callbacks`.
           finder: of callbacks that `train` names.
+          devices: to train on; None: as many as `train` says.
           stop: polled between batches.
 
         Raises:
           UsageError: the parts do not go together.
         """
         self.stop = StopFlag() if stop is None else stop
+        check_kinds(model, tx, task)
         if not isinstance(data, Dataset | Description):
             data = load(DataConfig(), source=data, like=task.example, poll=self.stop.check)
-        self.model, self.tx, self.task, self.data = model, standard_promotion(tx), task, data
+        self.model, self.task, self.data = model, task, data
         self.train, self.eval, self.checkpoint = train, eval or EvalConfig(), checkpoint or CheckpointConfig()
         self.seed, self.key = seed, jax.random.key(seed)
-        self.callbacks = [find_callback(each, finder or Finder()) for each in (*train.callbacks, *callbacks)]
+        self.callbacks = [made(each, finder or Finder()) for each in (*train.callbacks, *callbacks)]
         self.state: TrainState | None = None
         self.rows: list[dict[str, Any]] = []
-        self.parallel = Parallel(train.batch_size, train.parallel, train.devices)
+        self.parallel = Parallel(train.batch_size, train.parallel, devices or train.devices)
         check_parts(train.batch_size, train.accumulation_steps, len(self.parallel.devices))
         self.timetable = timetable(train, self.eval, self.checkpoint, data)
         check_fields(task, data.fields)
-        self.start = variables
+        self.start, self.schedule = variables, schedule
+        self.variables_like = check_init(task, model, self.batch_like(1))
         check_model(task, model, self.variables_like, self.batch_like, data.fields)
-        self._rate = learning_rate and jax.jit(
-            lambda opt_state, step: current_learning_rate(learning_rate, opt_state, step - 1)
-        )
+        tx = tx(self.variables_like["params"]) if callable(tx) else tx
+        self.tx = standard_promotion(tx)
+        self._rate = schedule and jax.jit(lambda opt_state, step: current_learning_rate(schedule, opt_state, step - 1))
         self.step = self.make_step(self.parallel.axis_name)
 
     @classmethod
@@ -142,31 +143,34 @@ class Trainer:
         stop = StopFlag() if stop is None else stop
         finder = finder or experiment.finder
         task, config, train = find_task(experiment.task, finder), experiment.data, experiment.train
-        weights = None
+        network, weights = partial(find_model, experiment.model, finder), None
         if experiment.model.weights is not None and begun is None and data is None:
-            weights = Weights(experiment.model, task, finder, init_key(jax.random.key(experiment.seed)))
+            from jaxcnn.weights.pretrained import Pretrained
+
+            key = init_key(jax.random.key(experiment.seed))
+            weights = Pretrained(experiment.model, lambda fields: network(task.outputs(fields)), key)
         if data is None:
             own = config.mean is not None or config.std is not None or config.per_pixel_mean
-            norms = begun.norms if begun else None if own else weights
+            norms = begun.norms if begun else None if own or weights is None else weights.norms
             data = load_together(config, task, finder, stop.check, begun.streamed if begun else None, norms)
-            if weights is not None and weights.variables is None:
-                weights(data.shapes, data.fields)
+            if weights is not None and weights.model is None:
+                weights.norms(data.shapes, data.fields)
         elif isinstance(data, Description):
-            augment = tuple(ready(transform, finder) for transform in config.augment)
+            augment = tuple(made(transform, finder) for transform in config.augment)
             data = replace(data, augment=augment, last_batch=config.last_batch)
-        model = find_model(experiment.model, task.outputs(data.fields), finder)
+        model = network(task.outputs(data.fields))
         optim, schedule = find_optimizer(experiment.optim, finder), find_schedule(experiment.schedule, finder)
         whole: dict[str, Any] = {"train": train, "eval": experiment.eval, "checkpoint": experiment.checkpoint}
-        steps, like = timetable(**whole, data=data).total_steps, initial_shapes(model, task, data)["params"]
+        steps = timetable(**whole, data=data).total_steps
         return cls(
             model,
-            make_optimizer(optim, schedule, steps, like, train.frozen),
+            lambda params_like: make_optimizer(optim, schedule, steps, params_like, train.frozen),
             task,
             data,
             **whole,
             seed=experiment.seed,
-            learning_rate=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
-            variables=None if weights is None else weights.variables,
+            schedule=optim.learning_rate and make_schedule(schedule, optim.learning_rate, steps),
+            variables=weights,
             finder=finder,
             stop=stop,
         )
@@ -179,21 +183,19 @@ class Trainer:
 
     # The state ---------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def variables_like(self) -> Any:
-        """Shapes of the model's variables."""
-        return initial_shapes(self.model, self.task, self.data)
-
     def batch_like(self, rows: int) -> Any:
         """Return the shapes of a batch of so many rows, as the model is given it."""
-        return _model_batch(self.data, rows)
+        return jax.eval_shape(eval_batch, batch_like(self.data, rows), self.data.norms)
 
-    def initial_state(self) -> TrainState:
-        """Return the state before the first step, replicated over the devices."""
-        variables = self.start
-        if variables is None:
-            variables = self.task.init(self.model, init_key(self.key), self.batch_like(1))
-        return self.parallel.place(self._create_state(variables, key=self.key))
+    def initial_state(self, key: jax.Array | None = None) -> TrainState:
+        """Return the state before the first step, replicated over the devices; of its own seed, or of another key."""
+        key = self.key if key is None else key
+        return self.parallel.place(self._create_state(self._variables(key), key=key))
+
+    def _variables(self, key: jax.Array) -> Any:
+        if self.start is None:
+            return self.task.init(self.model, init_key(key), self.batch_like(1))
+        return self.start(init_key(key)) if callable(self.start) else self.start
 
     def abstract_state(self, sharding: jax.sharding.Sharding | None = None) -> TrainState:
         """Return the state's shapes, dtypes and sharding: what a checkpoint is restored into."""
@@ -209,10 +211,9 @@ class Trainer:
 
         return jax.jit(create)
 
-    @property
-    def weights_sha256(self) -> str | None:
-        """Of the variables that it starts from; None: it is initialised."""
-        return None if self.start is None else params_sha256(self.start)
+    def weights_sha256(self, key: jax.Array) -> str | None:
+        """Return that of the variables that the run of a key starts from; None: it is initialised."""
+        return None if self.start is None else params_sha256(self._variables(key))
 
     def learning_rate(self, state: TrainState) -> float | None:
         """Return the rate that the last update used; None: it is not known."""
@@ -222,9 +223,9 @@ class Trainer:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """What each step is given."""
+        """What training steps are made from."""
         train, total = self.train, self.timetable.total_steps
-        return Inputs(self.data, self._norms, train.batch_size, total, self.key, self.parallel)
+        return Inputs(self.data, self._norms, train.batch_size, total, self.parallel)
 
     @cached_property
     def _norms(self) -> Any:
@@ -235,27 +236,17 @@ class Trainer:
         """The compiled training step, from state and `inputs.at(step)` to state and sums."""
         return self.parallel.compile_train(self.step, self.inputs.batch)
 
-    def of_seed(self, seed: int, device: jax.Device | None = None) -> "Trainer":
-        """Return the trainer of another seed.
+    @cached_property
+    def stream(self) -> InputStream:
+        """The inputs of its own seed."""
+        return self.inputs.stream(self.key)
 
-        Args:
-          seed: of all that is random.
-          device: to train on, where it is another; None: here, with the same arrays and compiled steps.
-        """
-        other: Trainer = object.__new__(Trainer)
-        own: dict[str, Any] = {"seed": seed, "key": jax.random.key(seed), "rows": [], "state": None}
-        if device is None:
-            shared = ("train_step", "_eval_step", "_create_state", "_norms", "variables_like")
-            own |= {name: getattr(self, name) for name in shared}
-            own["inputs"] = self.inputs.of_seed(own["key"])
-        else:
-            own["parallel"] = Parallel(self.train.batch_size, devices=[device])
-        vars(other).update({name: value for name, value in vars(self).items() if name not in _COMPILED} | own)
-        return other
-
-    def compile_meanwhile(self, step: int) -> Callable[[], Any]:
-        """Begin to compile the training step, which is to go on from `step`, and return what waits for that."""
-        return self.parallel.compile_meanwhile(self.train_step, self.abstract_state(), self.inputs.like(step))
+    def on(self, devices: Sequence[jax.Device]) -> "Trainer":
+        """Return this trainer on other devices."""
+        names = ("eval", "checkpoint", "seed", "schedule", "callbacks", "stop")
+        same: dict[str, Any] = {name: getattr(self, name) for name in names} | {"variables": self.start}
+        train = replace(self.train, callbacks=())
+        return Trainer(self.model, self.tx, self.task, self.data, train=train, devices=devices, **same)
 
     def fit(self, folder: str | Path | None = None, *, progress: bool = True) -> dict[str, float]:
         """Train to the end and return the final metrics; they, and all rows, are in `rows`, the state in `state`.
@@ -273,9 +264,11 @@ class Trainer:
         from jaxcnn.runs.record import Record
 
         record = Record(self, None if folder is None else Path(folder), progress=progress)
-        self.rows.clear()
+        self.rows = record.rows
         with StopFlag() as self.stop, contextlib.nullcontext() if record.folder is None else record.folder.locked():
-            return record.train()
+            metrics = record.train()
+        self.state = record.state
+        return metrics
 
     def stop_requested(self, step: int) -> int | None:
         """Return the signal that asked for a stop, if any; with several processes they all answer alike.
@@ -367,21 +360,3 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
         eval_every=eval.every or max(1, math.ceil(epoch)),
         checkpoint_every=checkpoint.every,
     )
-
-
-_shapes: dict[Any, Any] = {}
-
-
-def initial_shapes(model: nn.Module, task: Task, data: Any) -> Any:
-    """Return the shapes of a model's variables. The last are remembered: the optimiser's maker asks for them, too."""
-    batch = _model_batch(data, 1)
-    key = (id(model), id(task), str(batch))
-    if key not in _shapes:
-        _shapes.clear()
-        found = jax.eval_shape(lambda key: task.init(model, key, batch), jax.random.key(0))
-        _shapes[key] = found, model, task  # which are kept, so that their ids stay theirs
-    return _shapes[key][0]
-
-
-def _model_batch(data: Any, rows: int) -> Any:
-    return jax.eval_shape(eval_batch, batch_like(data, rows), data.norms)

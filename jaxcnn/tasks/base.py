@@ -28,6 +28,9 @@ from jaxcnn.typed import Config
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# By the kind of a NumPy type; all others are kinds of floats, bfloat16 among them.
+_WIDEST = {"b": np.int64, "i": np.int64, "u": np.uint64}
+
 Batch = Mapping[str, Any]
 """By field name, arrays with the examples first; and `mask`, bool [batch]: False for what counts nowhere."""
 Tree = Any
@@ -129,6 +132,4 @@ class Task(Config):
 def kept_dtype(array: Any) -> np.ndarray:
     """Return a sum on the host in the widest type of its kind, so that nothing is lost when many are added up."""
     found = np.asarray(array)
-    if found.dtype == jnp.bfloat16 or np.issubdtype(found.dtype, np.floating):
-        return found.astype(np.float64)
-    return found.astype(np.uint64 if found.dtype.kind == "u" else np.int64)
+    return found.astype(_WIDEST.get(found.dtype.kind, np.float64))

@@ -1,9 +1,7 @@
 """Whether a network, a task and data go together: told by their shapes, before anything is computed."""
 
-import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +11,23 @@ from flax import linen as nn
 
 from jaxcnn.data.fields import Fields
 from jaxcnn.errors import UsageError, unknown
+from jaxcnn.parts import told
 from jaxcnn.tasks.base import Task, Tree, kept_dtype
 
 # Two numbers of examples that are no other size, so that what depends on them can be told.
-_ROWS, _OTHER_ROWS = 7, 11
+_ROWS, _OTHER_ROWS = 1009, 1013
+
+
+def check_kinds(model: Any, tx: Any, task: Any) -> None:
+    """Raise UsageError where one of these is something else, such as a class in place of what is made of it."""
+    expected = {
+        "model is": (model, isinstance(model, nn.Module), "a Linen module that is made, such as Net(width=16)"),
+        "tx is": (tx, hasattr(tx, "update") or callable(tx), "an Optax transformation, such as optax.adam(1e-3)"),
+        "task is": (task, isinstance(task, Task), "a jaxcnn.Task that is made, such as Classification()"),
+    }
+    for name, (part, fits, words) in expected.items():
+        if not fits:
+            raise UsageError(f"{name} {part!r:.80}: expected {words}")
 
 
 def check_fields(task: Task, fields: Fields) -> None:
@@ -26,6 +37,21 @@ def check_fields(task: Task, fields: Fields) -> None:
     for name, kind in task.example.items():
         if found.get(name) != kind.__name__:
             raise UsageError(f"{_name(task)} needs {name} ({kind.__name__}) in each example: these data have {shown}")
+
+
+def check_init(task: Task, model: nn.Module, batch: Tree) -> Tree:
+    """Return the shapes of a model's variables, from those of a batch.
+
+    Raises:
+      UsageError: it cannot be initialised with such a batch, or a variable holds nothing.
+    """
+    what = f"{type(model).__name__} cannot be initialised with {_shapes(batch)}"
+    found = _shape_of(what, lambda key: task.init(model, key, batch), jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+        if not leaf.size:  # which no checkpoint can hold
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(f"{type(model).__name__}: {name} has shape {list(leaf.shape)}, which holds nothing")
+    return found
 
 
 def check_model(task: Task, model: nn.Module, variables: Tree, batch_of: Callable[[int], Tree], fields: Fields) -> None:
@@ -88,7 +114,7 @@ def _check_metrics(task: Task, sums: Tree, collects: bool) -> None:
         with warnings.catch_warnings(action="ignore"):
             metrics = {"loss": 1.0, **task.metrics(ones)}
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UsageError(f"{_name(task)}.metrics does not fit its sums {_shapes(sums)}: {_line(error)}") from error
+        raise UsageError(f"{_name(task)}.metrics does not fit its sums {_shapes(sums)}: {told(error)}") from error
     except Exception:  # ones are no sums that can come about
         return
     for name, value in metrics.items():
@@ -104,19 +130,7 @@ def _shape_of(what: str, function: Callable, *like: Any) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{what}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    """Return an error, and where a user's own file raised it, in one line."""
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and f"{Path(__file__).parents[1]}/" not in frame.filename
-    ]
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text[:200]}{at}"
+        raise UsageError(f"{what}: {told(error)}") from error
 
 
 def _with_rows(x: jax.ShapeDtypeStruct, rows: int) -> jax.ShapeDtypeStruct:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, call
-from jaxcnn.typed import Config, CountOrZero, NotNegative, Open, Part
+from jaxcnn.parts import check_call
+from jaxcnn.typed import Config, CountOrZero, NotNegative, Open
 
 if TYPE_CHECKING:
     from jaxcnn.train.state import TrainState
@@ -84,24 +84,8 @@ class _Patience:
         return None
 
 
-Callback = Annotated[EarlyStopping, Open("a callback", "__call__")]
+Callback = Annotated[EarlyStopping | Any, Open("a callback", "__call__")]
 """One of ours, or a user's own."""
-
-
-def find_callback(callback: Any, finder: Finder) -> Any:
-    """Return one of `Callback` as a value; what a part names is found.
-
-    Raises:
-      UsageError: there is no such part, or it takes no options.
-    """
-    if not isinstance(callback, Part):
-        return callback
-    found = finder.find(callback.name)
-    if isinstance(found, type):
-        return call(callback.name, found, callback.options)
-    if callback.options:
-        raise UsageError(f"{callback.name} takes no options: only a class does, as a callback")
-    return found
 
 
 def of_run(callback: Any) -> Function:
@@ -113,4 +97,6 @@ def of_run(callback: Any) -> Function:
     found = callback.start() if hasattr(callback, "start") else callback
     if not callable(found):
         raise UsageError(f"callback {found!r} cannot be called: expected a function of (step, metrics, state)")
+    name = getattr(found, "__name__", type(found).__name__)
+    check_call(f"callback {name}", found, "step", "metrics", "state")
     return found

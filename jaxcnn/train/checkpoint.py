@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from jaxcnn.train.parallel import together
 
 _SPACE_BESIDE_ARRAYS = 200_000
 STATE, POSITION, SUMS = "state", "position.json", "SHA256SUMS"
+# Runs that train together save at the same time, which Orbax does not bear.
+_ORBAX = threading.Lock()
 
 
 class DamagedCheckpoint(Exception):
@@ -186,12 +189,13 @@ def _sha256(path: Path) -> str:
 def _quiet() -> Iterator[None]:
     """Keep Orbax, which logs the traceback of each of its threads, from saying what the raised error will say."""
     logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with _ORBAX:
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _check_space(path: Path, size: int) -> None:

@@ -32,57 +32,26 @@ class StepInputs:
 
 
 class Inputs:
-    """The training stream of one seed."""
+    """What training steps are made from, whatever the seed."""
 
-    def __init__(
-        self, data: Dataset, norms: Any, batch_size: int, steps: int, key: jax.Array, parallel: Parallel
-    ) -> None:
-        """Put the training split on the devices where it is in memory; nothing is read before it is asked for.
+    def __init__(self, data: Dataset, norms: Any, batch_size: int, steps: int, parallel: Parallel) -> None:
+        """Put the training split on the devices where it is in memory.
 
         Args:
           data: the data set.
           norms: of it, on the devices.
           batch_size: of all devices together.
           steps: in all.
-          key: from which order, crops and augmentation are drawn.
           parallel: the devices.
         """
         self.data, self.batch_size, self.steps, self.parallel = data, batch_size, steps, parallel
         arrays = parallel.place(Arrays.of(data.train)) if isinstance(data.train, Split) else None
         self.shared = {"norms": norms, "arrays": arrays}
-        self.failure: RunError | None = None
-        self._take(key)
+        self.failure: RunError | None = None  # of a stream, which only this process knows of
 
-    def of_seed(self, key: jax.Array) -> "Inputs":
-        """Return the stream of another seed, with the same arrays on the devices."""
-        other: Inputs = object.__new__(Inputs)
-        vars(other).update(vars(self) | {"failure": None})
-        other._take(key)
-        return other
-
-    def _take(self, key: jax.Array) -> None:
-        self._key = self.parallel.place(np.array(jax.random.key_data(key)))  # a copy: the state is donated
-        order, train = training_order(self.data, key, self.batch_size), self.data.train
-        if isinstance(train, Reader):
-            rows = self.parallel.rows(self.batch_size)
-            self._feed = train.stream(order, rows, self.steps, crop_key(key))
-        else:
-            self._stream = Stream(order, self.parallel.place)
-
-    def at(self, step: int) -> StepInputs:
-        """Return what the step is given, waiting for it if need be."""
-        if self.data.streamed:
-            stored = self.parallel.shard(self._fed(step))
-        else:
-            stored = dict(zip(("perms", "offset"), self._stream.at(step), strict=True))
-        return StepInputs(self.shared, stored, self._key, np.int32(step))
-
-    def like(self, step: int) -> StepInputs:
-        """Return what stands for arrays of the same shapes, without waiting for a streamed batch."""
-        if not self.data.streamed:
-            return self.at(step)
-        stored = batch_like(self.data, self.batch_size)
-        return StepInputs(self.shared, self.parallel.like(stored, self.parallel.sharded), self._key, np.int32(step))
+    def stream(self, key: jax.Array) -> "InputStream":
+        """Return what the steps of one seed are given; order, crops and augmentation are drawn from `key`."""
+        return InputStream(self, key)
 
     def batch(self, inputs: StepInputs) -> Batch:
         """Return the batch of what a step is given, augmented and normalised; pure, part of the compiled step."""
@@ -92,24 +61,56 @@ class Inputs:
         key = step_key(inputs.key, AUGMENT, inputs.step)
         return training_batch(batch, key, inputs.shared["norms"], data.augment, data.fields)
 
+
+class InputStream:
+    """The inputs of one seed; nothing is read before it is asked for."""
+
+    def __init__(self, inputs: Inputs, key: jax.Array) -> None:
+        """See `Inputs.stream`."""
+        self._inputs, data, parallel = inputs, inputs.data, inputs.parallel
+        self._key = parallel.place(np.array(jax.random.key_data(key)))  # a copy: the state is donated
+        order = training_order(data, key, inputs.batch_size)
+        if isinstance(data.train, Reader):
+            self._feed = data.train.stream(order, parallel.rows(inputs.batch_size), inputs.steps, crop_key(key))
+        else:
+            self._stream = Stream(order, parallel.place)
+
+    def at(self, step: int) -> StepInputs:
+        """Return what the step is given, waiting for it if need be."""
+        inputs = self._inputs
+        if inputs.data.streamed:
+            stored = inputs.parallel.shard(self._fed(step))
+        else:
+            stored = dict(zip(("perms", "offset"), self._stream.at(step), strict=True))
+        return StepInputs(inputs.shared, stored, self._key, np.int32(step))
+
+    def like(self, step: int) -> StepInputs:
+        """Return what stands for arrays of the same shapes, without waiting for a streamed batch."""
+        inputs, parallel = self._inputs, self._inputs.parallel
+        if not inputs.data.streamed:
+            return self.at(step)
+        stored = parallel.like(batch_like(inputs.data, inputs.batch_size), parallel.sharded)
+        return StepInputs(inputs.shared, stored, self._key, np.int32(step))
+
     def close(self) -> None:
         """Stop the threads that make batches."""
-        if self.data.streamed:
+        if self._inputs.data.streamed:
             self._feed.close()
 
     def _fed(self, step: int) -> Any:
         """Return this process's rows of a streamed batch."""
-        if self.failure is None:
+        inputs = self._inputs
+        if inputs.failure is None:
             try:
                 batch = self._feed.at(step)
-                return {name: batch[name] for name in (*self.data.fields, "mask")}
+                return {name: batch[name] for name in (*inputs.data.fields, "mask")}
             except RunError as error:
                 if jax.process_count() == 1:
                     raise
-                self.failure = error
+                inputs.failure = error
         # The other processes would wait for this one: it goes on, with rows that do not count, until all have agreed.
-        rows = self.parallel.rows(self.batch_size)
-        like = batch_like(self.data, rows.stop - rows.start)
+        rows = inputs.parallel.rows(inputs.batch_size)
+        like = batch_like(inputs.data, rows.stop - rows.start)
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
 

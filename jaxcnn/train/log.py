@@ -5,14 +5,13 @@ bytes, however often they were interrupted; anything that depends on the clock g
 """
 
 import json
-import struct
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.files import fsync, write_atomically
+from jaxcnn.report.events import Events
 
 Row = dict[str, Any]
 
@@ -50,17 +49,15 @@ class Log:
     def __init__(self, folder: Path, from_step: int, *, tensorboard: bool) -> None:
         """Open the log for going on after `from_step`: rows of later steps are dropped, to be written anew."""
         self.metrics_path, self.timings_path = folder / "metrics.jsonl", folder / "timings.jsonl"
-        self._written: set[tuple[int, frozenset[str]]] = set()
         for path in (self.metrics_path, self.timings_path):
             rows = [row for row in read_metrics(path) if row["step"] <= from_step] if path.exists() else []
-            self._written |= {(row["step"], frozenset(row)) for row in rows}
             text = "".join(json.dumps(row) + "\n" for row in rows)
             if not path.exists() or path.read_bytes() != text.encode():
                 write_atomically(path, text.encode())
         self._events = Events(folder / "events", from_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a row of deterministic values, unless it stands there already from before an interruption."""
+        """Append a row of deterministic values."""
         self._append(self.metrics_path, step, metrics)
 
     def write_timing(self, step: int, values: Mapping[str, float]) -> None:
@@ -68,10 +65,6 @@ class Log:
         self._append(self.timings_path, step, values)
 
     def _append(self, path: Path, step: int, values: Mapping[str, float]) -> None:
-        row = (step, frozenset(values) | {"step"})
-        if row in self._written:
-            return
-        self._written.add(row)
         try:
             with path.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -84,43 +77,3 @@ class Log:
         """Wait until the rows would survive a loss of power, as the checkpoint that covers them will."""
         fsync(self.metrics_path)
         fsync(self.timings_path)
-
-
-class Events:
-    """Scalars for TensorBoard, in a file of their own for each sitting.
-
-    Written through and by the caller: tensorboardX's own writer has a queue and a thread, in which a full disk goes
-    unnoticed until the queue blocks.
-    """
-
-    def __init__(self, folder: Path, from_step: int) -> None:
-        """Nothing is imported or created before the first row."""
-        self._folder, self._from_step = folder, from_step
-        self._path: Path | None = None
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one event with all values."""
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        if self._path is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._path = self._folder / f"events.out.tfevents.{time.time_ns()}"
-            # Readers then forget what earlier files hold from this step on.
-            start = SessionLog(status=SessionLog.START)
-            self._append(Event(file_version="brain.Event:2"), Event(step=self._from_step + 1, session_log=start))
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._append(Event(step=step, summary=Summary(value=scalars)))
-
-    def _append(self, *events: Any) -> None:
-        """Append events as TFRecords: length, its checksum, content, its checksum."""
-        from tensorboardX.record_writer import masked_crc32c
-
-        assert self._path is not None
-        with self._path.open("ab") as file:
-            for event in events:
-                event.wall_time = time.time()
-                content = event.SerializeToString()
-                length = struct.pack("<Q", len(content))
-                file.write(length + struct.pack("<I", masked_crc32c(length)))
-                file.write(content + struct.pack("<I", masked_crc32c(content)))

@@ -5,6 +5,7 @@ checkpoint (state and position), and rows written after it are dropped when the 
 """
 
 import base64
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -126,11 +127,12 @@ class Totals:
           NonFinite: the loss is not finite.
         """
         leaves, self._structure = jax.tree.flatten(sums)
-        if not np.isfinite(np.asarray(sums["loss"])):
-            raise NonFinite("the loss", step)
         wide = [kept_dtype(leaf) for leaf in leaves]
+        step_sums = jax.tree.unflatten(self._structure, wide)
+        if not math.isfinite(step_sums["loss"]):
+            raise NonFinite("the loss", step)
         self.leaves = [a + b for a, b in zip(self.leaves, wide, strict=True)] if self.leaves else wide
-        return float(np.asarray(sums["loss"])) / (float(np.asarray(sums["count"])) or 1.0)
+        return float(step_sums["loss"]) / (float(step_sums["count"]) or 1.0)
 
     def take(self) -> Sums:
         """Return the sums since this was last called, and begin anew."""

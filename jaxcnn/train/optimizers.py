@@ -12,9 +12,9 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, arguments_of, call
+from jaxcnn.parts import Finder, Part, arguments_of, call, made
 from jaxcnn.train.delta_bar_delta import delta_bar_delta
-from jaxcnn.typed import Config, Fraction, NotNegative, Open, Part, Positive, check
+from jaxcnn.typed import Config, Fraction, NotNegative, Open, Positive, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Momentum(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class Adagrad(Optimizer, at="optim"):
-    """Duchi et al. 2011."""
+    """Steps over the root of the sum of squared gradients (Duchi et al. 2011)."""
 
     kind: Literal["adagrad"] = "adagrad"
     eps: Positive = 1e-7
@@ -133,7 +133,7 @@ class Adaptive(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Adaptive, at="optim"):
-    """Kingma and Ba 2015."""
+    """Steps by running means of the gradient and of its square (Kingma and Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
 
@@ -154,7 +154,7 @@ class AdamW(Adaptive, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class LARS(Optimizer, at="optim"):
-    """You et al. 2017.
+    """Momentum, each layer's step in proportion to the norm of its weights (You et al. 2017).
 
     The rate is inside the velocity, as in the paper; the trust ratio divides by |g + wd w|, where the paper has
     |g| + wd |w|.
@@ -174,7 +174,7 @@ class LARS(Optimizer, at="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class LAMB(Adaptive, at="optim"):
-    """You et al. 2020."""
+    """Adam, each layer's step in proportion to the norm of its weights (You et al. 2020)."""
 
     kind: Literal["lamb"] = "lamb"
     places_decay: ClassVar[bool] = True
@@ -237,7 +237,7 @@ class DeltaBarDelta(Optimizer, at="optim"):
 
 
 AnyOptimizer = Annotated[
-    SGD | Momentum | Adagrad | RMSProp | Adam | AdamW | LARS | LAMB | Muon | DeltaBarDelta,
+    SGD | Momentum | Adagrad | RMSProp | Adam | AdamW | LARS | LAMB | Muon | DeltaBarDelta | Any,
     Open("an optimiser", "rule"),
 ]
 """One of ours; or by name an `optax.GradientTransformation`, or a function that returns one: it is given its options
@@ -248,21 +248,19 @@ and, where it has such an argument, `learning_rate`, the schedule."""
 class _Own(Optimizer, at="optim"):
     """A user's transformation, or function that returns one, as an optimiser."""
 
-    part: Part
+    name: str
     found: Any
     learning_rate: Any
 
     def rule(self, rate: optax.Schedule, mask: Any, params_like: Any) -> optax.GradientTransformation:
-        name, options, made = self.part.name, self.part.options, self.found
-        if not hasattr(made, "update"):
-            made = call(name, made, options if self.learning_rate is None else options | {"learning_rate": rate})
-        elif options:
-            raise UsageError(f"{name} is made already: it takes no options, such as {min(options)!r}")
-        if not (callable(getattr(made, "init", None)) and callable(getattr(made, "update", None))):
-            raise UsageError(f"{name} gives {made!r:.80}: expected an optax.GradientTransformation")
-        takes_loss = isinstance(made, optax.GradientTransformationExtraArgs)
+        tx = self.found
+        if not hasattr(tx, "update"):
+            tx = call(self.name, tx, {} if self.learning_rate is None else {"learning_rate": rate})
+        if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+            raise UsageError(f"{self.name} gives {tx!r:.80}: expected an optax.GradientTransformation")
+        takes_loss = isinstance(tx, optax.GradientTransformationExtraArgs)
         kind = optax.GradientTransformationExtraArgs if takes_loss else optax.GradientTransformation
-        return kind(made.init, made.update)
+        return kind(tx.init, tx.update)
 
 
 def find_optimizer(optim: Any, finder: Finder) -> Optimizer:
@@ -271,16 +269,14 @@ def find_optimizer(optim: Any, finder: Finder) -> Optimizer:
     Raises:
         UsageError: there is no such part, or it is none.
     """
-    if isinstance(optim, Part):
-        name, found, rate = optim.name, finder.find(optim.name), None
-        if isinstance(found, type) and issubclass(found, Optimizer):
-            return call(name, found, optim.options)
-        if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(name, found)):
-            rate = optim.options.get("learning_rate", takes["learning_rate"].default)
-            if not isinstance(rate, int | float):
-                raise UsageError(f"{name} takes a learning_rate: give it among its options, such as 0.1")
-            rate = check(Positive, rate, f"learning_rate of {name}")
-        optim = _Own(part=optim, found=found, learning_rate=rate)
-    if not isinstance(optim, Optimizer):
-        raise UsageError(f"optim is a {type(optim).__name__}: expected a jaxcnn.Optimizer")
-    return optim
+    found, rate = made(optim, finder), None
+    if isinstance(found, Optimizer):
+        return found
+    if not isinstance(optim, Part):
+        raise UsageError(f"optim is a {type(found).__name__}: expected a jaxcnn.Optimizer")
+    if not hasattr(found, "update") and "learning_rate" in (takes := arguments_of(optim.name, found)):
+        rate = takes["learning_rate"].default
+        if not isinstance(rate, int | float):
+            raise UsageError(f"{optim.name} takes a learning_rate: give it among its options, such as 0.1")
+        rate = check(Positive, rate, f"learning_rate of {optim.name}")
+    return _Own(name=optim.name, found=found, learning_rate=rate)

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from optax.contrib import ReduceLROnPlateauState, reduce_on_plateau
 
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder, arguments_of, call
-from jaxcnn.typed import Config, Count, CountOrZero, Inside, Interval, NotNegative, Open, Part, Positive, check
+from jaxcnn.parts import Finder, Part, arguments_of, call, made
+from jaxcnn.typed import Config, Count, CountOrZero, Inside, Interval, NotNegative, Open, Positive, check
 
 AtLeast1 = Annotated[float, Interval(least=1)]
 
@@ -240,7 +240,15 @@ class Plateau(Falling, at="schedule"):
 
 
 AnySchedule = Annotated[
-    Constant | StepDecay | ExponentialDecay | InverseTimeDecay | PolynomialDecay | CosineDecay | OneCycle | Plateau,
+    Constant
+    | StepDecay
+    | ExponentialDecay
+    | InverseTimeDecay
+    | PolynomialDecay
+    | CosineDecay
+    | OneCycle
+    | Plateau
+    | Any,
     Open("a schedule", "make"),
 ]
 """One of ours; or by name a function of `step`, or one that returns such a function: it is given its options and, where
@@ -251,19 +259,19 @@ it has such arguments, `learning_rate` and `total_steps`."""
 class _Own(Schedule):
     """A user's function as a schedule."""
 
-    part: Part
+    name: str
     function: Any
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        name, options, function = self.part.name, self.part.options, self.function
-        by_step = "step" in arguments_of(name, function)
-        if not by_step:
-            function = call(name, function, options, {"learning_rate": learning_rate, "total_steps": total_steps})
+        name, function = self.name, self.function
+        if "step" not in arguments_of(name, function):
+            function = call(name, function, {}, {"learning_rate": learning_rate, "total_steps": total_steps})
             if not callable(function):
                 raise UsageError(f"{name} gives {function!r:.80}: expected a function of step")
+        named = "step" in arguments_of(name, function)
 
         def rate(step: Any) -> Any:
-            return call(name, function, options, {"step": step}) if by_step else call(name, partial(function, step), {})
+            return call(name, function, {"step": step}) if named else call(name, partial(function, step), {})
 
         with jax.numpy_dtype_promotion("standard"):  # it fails now, in one line, or not at all
             found = jax.eval_shape(rate, jax.ShapeDtypeStruct((), jnp.int32))
@@ -273,7 +281,7 @@ class _Own(Schedule):
 
     @property
     def goes_on(self) -> bool:  # type: ignore[override]
-        return "total_steps" not in arguments_of(self.part.name, self.function)
+        return "total_steps" not in arguments_of(self.name, self.function)
 
 
 def find_schedule(schedule: Any, finder: Finder) -> Schedule:
@@ -282,14 +290,13 @@ def find_schedule(schedule: Any, finder: Finder) -> Schedule:
     Raises:
         UsageError: there is no such part, or it is none.
     """
-    if isinstance(schedule, Part):
-        name, found = schedule.name, finder.find(schedule.name)
-        if not callable(found):
-            raise UsageError(f"{name} is {found!r:.80}: expected a function of step")
-        schedule = call(name, found, schedule.options) if isinstance(found, type) else _Own(schedule, found)
-    if not isinstance(schedule, Schedule):
-        raise UsageError(f"schedule is a {type(schedule).__name__}: expected a jaxcnn.Schedule")
-    return schedule
+    found = made(schedule, finder)
+    if isinstance(found, Schedule):
+        return found
+    if not isinstance(schedule, Part) or not callable(found):
+        what = schedule.name if isinstance(schedule, Part) else "schedule"
+        raise UsageError(f"{what} is {found!r:.80}: expected a function of step, or a jaxcnn.Schedule")
+    return _Own(schedule.name, found)
 
 
 def make_schedule(schedule: Schedule, learning_rate: float, total_steps: int) -> optax.Schedule:

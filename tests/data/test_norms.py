@@ -58,9 +58,8 @@ def test_given_normalisation():
     mean, std = normalisation(config, split(np.zeros((1, 2, 2, 1), np.uint8)))
     assert mean.tolist() == [0.5] and std.tolist() == [0.25]
     data = load(DataConfig(source="digits"), norms=(np.ones(1), np.full(1, 2)))
-    assert [norm.tolist() for norm in data.norms] == [[1.0], [2.0]] and data.describe().preprocessing(
-        data.config
-    ).std == (2.0,)
+    assert [norm.tolist() for norm in data.norms] == [[1.0], [2.0]]
+    assert data.preprocessing.mean == (1.0,) and data.preprocessing.std == (2.0,)
     with pytest.raises(UsageError, match=r"a mean of shape \(3,\) and deviations of \(3,\) do not fit .*\(8, 8, 1\)"):
         load(DataConfig(source="digits"), norms=(np.ones(3), np.ones(3)))
 

@@ -1,11 +1,10 @@
-"""A user's own parts, each from a folder that holds the user's files alone: trained, killed, resumed, scored, read back.
+"""A user's own parts, from a folder with the user's files alone: trained, killed, resumed, scored, read back.
 
 The folder is no part of the package, and every command is a process of its own.
 """
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -29,7 +28,8 @@ class Tiny(nn.Module):
 """
 SIZES = "WIDTH = 12\n"
 BASE = """
-from jaxcnn import Adam, CheckpointConfig, Classification, DataConfig, EvalConfig, Experiment, ModelConfig, Part, TrainConfig
+from jaxcnn import Adam, CheckpointConfig, Classification, DataConfig, EvalConfig, Experiment, ModelConfig, Part
+from jaxcnn import TrainConfig
 
 def experiment(**changed):
     parts = dict(
@@ -188,46 +188,51 @@ CASES = {
     "arrays": (DATA.format(source="data.py:arrays"), "test/accuracy", 0.9),
     "iterable": (DATA.format(source="data.py:iterables"), "test/accuracy", 0.9),
 }
-SLOW = (
-    "loss",
-    "augmentation",
-    "optimiser",
-    "arrays",
-)  # their kinds of part are in the others, or in tests in one process
+SLOW = ("loss", "augmentation", "optimiser", "arrays")  # these kinds of part are in the others, too, or in one process
+READ = """
+import json, sys
+import numpy as np
+import jaxcnn
+from jaxcnn.runs.export import export
+
+run = jaxcnn.load_run(sys.argv[1])
+shape = run.description.shapes["image"].shape
+found = jaxcnn.features(run.model, run.state.variables, np.zeros((2, *shape), np.float32), ["output"])
+run.predict(np.zeros((3, *shape), np.uint8))
+sizes = {path.name: path.stat().st_size for path in export(sys.argv[1], "out")}
+print(json.dumps([run.result["status"], jaxcnn.runs.evaluate(sys.argv[1]), list(found), sizes]))
+"""
+COMMAND = "from jaxcnn.cli import main; main()"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
+ENVIRONMENT["PYTHONPATH"] = str(Path(__file__).parents[2])
 
 
 def write(folder, text):
-    for name, content in {
-        "mine.py": text,
-        "base.py": BASE,
-        "nets.py": NET,
-        "sizes.py": SIZES,
-        "data.py": ARRAYS,
-    }.items():
-        (folder / name).write_text(content)
+    folder.mkdir()
+    for name, content in {"mine": text, "base": BASE, "nets": NET, "sizes": SIZES, "data": ARRAYS}.items():
+        (folder / f"{name}.py").write_text(content)
 
 
-def jaxcnn(folder, *words, check=True):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    command = [sys.executable, "-P", "-c", "from jaxcnn.cli import main; main()", *words]
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+def start(folder, *words, code=COMMAND, **pipes):
+    command = [sys.executable, "-P", "-c", code, *map(str, words)]
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, text=True, **pipes)
+
+
+def call(folder, *words, code=COMMAND, expected=0):
+    """Return what a process says."""
+    process = start(folder, *words, code=code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == expected, error
+    return error if expected else out
 
 
 def kill_after_a_checkpoint(folder, *words):
     """Start the command, and kill it when some checkpoint is there."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    command = [sys.executable, "-P", "-c", "from jaxcnn.cli import main; main()", *words]
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = start(folder, *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(folder.glob("runs/*/*/checkpoints/0*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
 
 
@@ -244,40 +249,27 @@ def test_own_parts(name, tmp_path):
     text, metric, least = CASES[name]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
-        folder.mkdir()
         write(folder, text)
-    jaxcnn(whole, "train", "mine.py", "--quiet")
+    call(whole, "train", "mine.py", "--quiet")
     run, result, rows = outcome(whole)
     assert result["metrics"][metric] >= least, result["metrics"]
 
     kill_after_a_checkpoint(broken, "train", "mine.py")
     (stopped,) = broken.glob("runs/*/*")
     assert not (stopped / "result.json").exists()
-    jaxcnn(broken, "train", "--resume", str(stopped.relative_to(broken)), "--quiet")
+    call(broken, "train", "--resume", stopped.relative_to(broken), "--quiet")
     _, again, rows_again = outcome(broken)
     assert again["params_sha256"] == result["params_sha256"] and rows_again == rows
 
-    scored = jaxcnn(whole, "evaluate", str(run)).stdout
-    assert f"{metric.replace('/', ' ')}" in scored.replace("_", " ")
-    exported = jaxcnn(whole, "export", str(run), "--output", "out").stdout
-    assert "model.stablehlo" in exported and (whole / "out/model.stablehlo").stat().st_size
-    read = "import jaxcnn, numpy as np; r = jaxcnn.load_run({!r}); s = r.description.shapes['image'].shape; "
-    read += "print(r.result['status'], r.experiment.name, type(r.model).__name__); "
-    read += "print(len(jaxcnn.features(r.model, r.state.variables, np.zeros((2, *s), np.float32), ['output'])))\n"
-    read += "r.predict(np.zeros((3, *s), np.uint8))"
-    found = subprocess.run(
-        [sys.executable, "-P", "-c", read.format(str(run))],
-        capture_output=True,
-        text=True,
-        cwd=whole,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert found.returncode == 0 and found.stdout.startswith("finished mine "), found.stderr
+    status, scored, outputs, sizes = json.loads(call(whole, run, code=READ))
+    assert (status, outputs) == ("finished", ["output"]) and min(sizes.values()) > 0
+    assert sizes.keys() == {"model.safetensors", "model.stablehlo"}
+    assert scored == {name: value for name, value in result["metrics"].items() if name.startswith("test/")}
 
-    elsewhere = jaxcnn(tmp_path, "evaluate", str(run), check=False)  # nothing is imported that was not named
-    if name in ("model", "loss", "task", "augmentation", "optimiser", "arrays", "iterable"):
-        assert elsewhere.returncode == 2 and elsewhere.stderr.count("\n") == 1 and "--code" in elsewhere.stderr
-        assert jaxcnn(tmp_path, "evaluate", str(run), "--code", str(whole)).stdout == scored
+    refused = call(tmp_path, "evaluate", run, expected=2)  # nothing is imported that was not named
+    assert refused.count("\n") == 1 and "--code" in refused
+    if name == "model":
+        assert call(tmp_path, "evaluate", run, "--code", whole) == call(whole, "evaluate", run)
 
 
 @pytest.mark.e2e
@@ -292,6 +284,6 @@ def test_examples_reach_their_scores(name, metric, holds, tmp_path):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(text.splitlines()) <= 80
     (tmp_path / f"{name}.py").write_text(text)
-    jaxcnn(tmp_path, "train", f"{name}.py", "--quiet")
+    call(tmp_path, "train", f"{name}.py", "--quiet")
     _, result, _ = outcome(tmp_path)
     assert holds(result["metrics"][metric]), result["metrics"]

@@ -276,7 +276,8 @@ def test_models_of_ours_and_several_inputs():
     assert set(apply(model, variables, images, train=True)[1]) == {"batch_stats"}
 
     sizes = jnp.arange(4.0)
-    variables = Setup().init(KEY, IMAGES, sizes)
+    variables = init(Setup(), KEY, IMAGES, sizes)
+    same(variables, jax.jit(Setup().init)(KEY, IMAGES, sizes))
     evaluated, _ = apply(Setup(), variables, IMAGES, sizes, train=False)
     same(evaluated, Setup().apply(variables, IMAGES, sizes))
     trained, _ = apply(Setup(), variables, IMAGES, sizes, train=True, key=KEY)

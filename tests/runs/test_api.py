@@ -1,6 +1,5 @@
 """Runs within one process: what a run folder holds, reading it back, and what is refused."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from jaxcnn import (
 )
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.models import MODELS
-from jaxcnn.runs import api, folder, sitting
+from jaxcnn.runs import record, trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.log import read_metrics
 from jaxcnn.train.state import params_sha256
@@ -115,6 +114,7 @@ def test_a_run_folder_holds_what_was_promised(finished):
         "lock",
         "metrics.jsonl",
         "predictions.npz",
+        "program.json",
         "result.json",
         "timings.jsonl",
     }
@@ -154,7 +154,7 @@ def test_the_same_experiment_gives_the_same_bits(finished, lenet, tmp_path):
 
 
 def test_a_finished_run_is_returned_without_its_data(finished, lenet, monkeypatch):
-    monkeypatch.setattr(api, "Session", None)
+    monkeypatch.setattr(trainer, "load_together", None)
     again = jaxcnn.run(lenet, finished.path.parents[1], progress=False)
     assert again.result == finished.result
     assert runs.resume(finished.path).result == finished.result
@@ -163,13 +163,13 @@ def test_a_finished_run_is_returned_without_its_data(finished, lenet, monkeypatc
 @pytest.mark.parametrize("name", ["finished", "stateful"])
 def test_a_run_read_back_predicts_what_it_recorded_without_its_data(name, data, request, monkeypatch):
     run = jaxcnn.load_run(str(request.getfixturevalue(name).path))
-    monkeypatch.setattr(api, "Session", None)
+    monkeypatch.setattr(trainer, "load_together", None)
     recorded = np.load(run.path / "predictions.npz")
     images = np.load(data)["test_images"]
     if name == "stateful":
         from jaxcnn.data import load
 
-        images = load(run.experiment.data).test.images
+        images = load(run.experiment.data).test.arrays["image"]
     predicted = run.predict(images)
     assert predicted.shape == (47, 3) and predicted.dtype == np.float32
     np.testing.assert_allclose(predicted, jax.nn.softmax(recorded["logits"]), atol=1e-5)
@@ -194,7 +194,7 @@ def test_evaluation_of_the_best_checkpoint_agrees_with_its_row(finished):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 27, 28, 1), np.uint8), r"shape \(2, 27, 28, 1\), expected \(n, 28, 28, 1\)"),
+        (np.zeros((2, 27, 28, 1), np.uint8), r"images are \(27, 28, 1\), expected \(28, 28, 1\)"),
         (np.zeros((2, 28, 28, 3), np.uint8), "expected"),
         (np.zeros((28, 28), np.uint8), "expected"),
         (np.uint8(3), "expected"),
@@ -212,7 +212,7 @@ def test_wrong_images_are_named(finished, images, message):
 
 
 def test_a_folder_in_use_is_refused(unfinished, capsys):
-    with folder.locked(unfinished.path):
+    with unfinished.folder.locked():
         assert cli._main(["train", "--resume", str(unfinished.path)]) == 2
     assert capsys.readouterr().err == f"jaxcnn: error: run folder {unfinished.path} is in use by another process\n"
 
@@ -235,12 +235,12 @@ def test_other_data_are_refused(unfinished, data, tmp_path, split):
     changed = dict(np.load(data))
     changed[f"{split}_images"][0, 0, 0] ^= 1
     np.savez(tmp_path / "changed.npz", **changed)
-    values = json.loads((unfinished.path / "experiment.json").read_text())
+    values = unfinished.folder.read("experiment")
     values["data"]["path"] = str(tmp_path / "changed.npz")
-    (unfinished.path / "experiment.json").write_text(json.dumps(values))
-    folder.write_json(unfinished.path / "result.json", {"status": "stopped"})
+    unfinished.folder.write("experiment", values)
+    unfinished.folder.write("result", {"status": "stopped"})
     for use in (runs.resume, runs.evaluate):
-        with pytest.raises(UsageError, match=f"the {split} images or labels are not those it began with"):
+        with pytest.raises(UsageError, match=f"the {split} examples are not those it began with"):
             use(unfinished.path)
     assert unfinished.result["status"] == "stopped"
 
@@ -268,12 +268,12 @@ def test_reading_a_run_reports_a_damaged_checkpoint_too(unfinished, capsys):
 
 
 def test_what_other_versions_wrote_is_named(unfinished, monkeypatch):
-    saved = folder.read_json(unfinished.path / "data.json")
-    folder.write_json(unfinished.path / "data.json", {name: saved[name] for name in saved if name != "sha256"})
+    saved = unfinished.folder.read("data")
+    unfinished.folder.write("data", {name: saved[name] for name in saved if name != "sha256"})
     with pytest.raises(UsageError, match=r"data\.json has no sha256: another version of jaxcnn wrote it"):
         runs.resume(unfinished.path)
-    folder.write_json(unfinished.path / "data.json", saved)
-    monkeypatch.setattr(sitting, "Position", lambda step=0: None)
+    unfinished.folder.write("data", saved)
+    monkeypatch.setattr(record, "Position", lambda step=0: None)
     with pytest.raises(RunError, match=r"position in .*00000012 was written by another version .*'sums'"):
         runs.resume(unfinished.path)
 
@@ -288,11 +288,11 @@ def test_a_killed_replacement_is_put_back_when_the_run_goes_on(finished, unfinis
 
 
 def test_another_environment_is_noted(unfinished, monkeypatch, capsys):
-    first = folder.read_json(unfinished.path / "environment.json")
+    first = unfinished.folder.read("environment")
     for commit, sittings in (("b", 1), ("b", 1), ("c", 2)):
-        monkeypatch.setattr(folder, "environment", lambda commit=commit: first | {"commit": commit})
+        monkeypatch.setattr(record, "environment", lambda commit=commit: first | {"commit": commit})
         runs.resume(unfinished.path)
-        noted = folder.read_json(unfinished.path / "environment.json")
+        noted = unfinished.folder.read("environment")
         assert len(noted["resumed"]) == sittings and noted["resumed"][-1]["commit"] == commit
         assert {name: noted[name] for name in first} == first
         (unfinished.path / "result.json").unlink()
@@ -301,9 +301,9 @@ def test_another_environment_is_noted(unfinished, monkeypatch, capsys):
 
 
 def test_a_run_is_scored_on_other_devices_than_it_was_trained_on(unfinished):
-    values = folder.read_json(unfinished.path / "experiment.json")
+    values = unfinished.folder.read("experiment")
     values["train"] |= {"devices": 16, "batch_size": 45, "parallel": "pmap", "accumulation_steps": 3}
-    folder.write_json(unfinished.path / "experiment.json", values)
+    unfinished.folder.write("experiment", values)
     found = runs.evaluate(unfinished.path)
     for name, value in found.items():
         assert value == pytest.approx(unfinished.metrics.loc[12, name])

@@ -1,6 +1,8 @@
 """Several seeds together: each run is that of its seed alone, through stops, failures and unequal steps."""
 
 import signal
+import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxcnn.runs.recorder import Recorder
-from jaxcnn.runs.session import Session
-from jaxcnn.train.seeds import choose_mode
 
 import jaxcnn
 from jaxcnn import (
@@ -32,7 +31,9 @@ from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, global_avg_pool
 from jaxcnn.models import MODELS, Model
 from jaxcnn.preprocessing import Preprocessing
 from jaxcnn.progress import SeedsProgress
-from jaxcnn.runs.seeds import seeds_alone
+from jaxcnn.runs import Trainer, api, trainer
+from jaxcnn.runs.record import Record
+from jaxcnn.runs.seeds import choose_mode, seeds_alone
 from jaxcnn.stop import StopFlag, Stopped
 
 SEEDS = (5, 6, 7)
@@ -67,7 +68,7 @@ class Smooth(Model):
 def smooth():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "smooth", replace(MODELS["resnet20"], factory=Smooth))
-        patch.setattr(Recorder, "_draw", lambda *arguments: None)  # figures take longer than all else
+        patch.setattr(Record, "_draw", lambda *arguments: None)  # figures take longer than all else
         yield
 
 
@@ -89,7 +90,7 @@ def alone(tmp_path_factory):
 def assert_same_run(found, expected):
     """Everything but what the clock says, and what says that there were others."""
     assert found.path.name == expected.path.name  # the hash of the experiment
-    for name in ("experiment.json", "data.json", "environment.json", "metrics.jsonl"):
+    for name in ("experiment.json", "data.json", "environment.json", "metrics.jsonl", "program.json"):
         assert (found.path / name).read_bytes() == (expected.path / name).read_bytes(), name
     names = ("status", "seed", "step", "metrics", "params_sha256")
     assert {name: found.result[name] for name in names} == {name: expected.result[name] for name in names}
@@ -102,27 +103,29 @@ def assert_same_run(found, expected):
 
 @pytest.mark.parametrize("mode", ["sequential", "devices"])
 def test_each_run_is_that_of_its_seed_alone_bit_for_bit(mode, alone, tmp_path, monkeypatch):
-    sessions = []
-    create = Session.__init__
-    monkeypatch.setattr(Session, "__init__", lambda self, *a: sessions.append(self) or create(self, *a))
+    loaded = []
+    load = trainer.load_together
+    monkeypatch.setattr(trainer, "load_together", lambda *a: loaded.append(a) or load(*a))
     found = jaxcnn.run_seeds(several(mode), tmp_path, progress=False, command="as typed")
     for run, expected in zip(found, alone, strict=True):
         assert_same_run(run, expected)
-        assert run.result["together"] == {"mode": mode, "seeds": list(SEEDS)}
+        # One after the other they share nothing that they could feel.
+        assert run.result.get("together") == ({"mode": mode, "seeds": list(SEEDS)} if mode == "devices" else None)
         assert run.result["command"] == "as typed" and run.result["examples_per_second"] > 0
     assert len({run.result["params_sha256"] for run in found}) == len(SEEDS)
     # The data were loaded once. A second call finds all finished, without data.
-    assert len(sessions) == 1
+    assert len(loaded) == 1
     again = jaxcnn.run_seeds(several(mode), tmp_path, progress=False)
-    assert [run.result for run in again] == [run.result for run in found] and len(sessions) == 1
+    assert [run.result for run in again] == [run.result for run in found] and len(loaded) == 1
 
 
-def test_sessions_of_several_seeds_share_the_data_and_the_program():
-    base = Session(EXPERIMENT, StopFlag())
-    other = base.for_seed(6)
-    assert other.arguments(0)[0] is base.arguments(0)[0] and other.train_step is base.train_step
-    for session in (base, other):
-        session.train_step(session.initial_state(), session.parallel.window({}), session.arguments(0))
+def test_several_seeds_share_the_data_and_the_program():
+    base = Trainer.from_experiment(EXPERIMENT)
+    for seed in (5, 6):
+        key = jax.random.key(seed)
+        stream = base.inputs.stream(key)
+        assert stream.at(0).shared is base.inputs.shared
+        base.train_step(base.initial_state(key), stream.at(0))
     assert base.train_step._cache_size() == 1
 
 
@@ -131,30 +134,35 @@ def test_networks_mapped_over_equal_each_alone_up_to_rounding(alone, tmp_path):
     for ours, theirs in zip(jaxcnn.run_seeds(several("vmap"), tmp_path, progress=False), alone, strict=True):
         assert ours.path.name == theirs.path.name and ours.result["step"] == 8
         # That its bits are not those of the seed alone is on record.
-        assert runs.folder.read_json(ours.path / "environment.json")["seeds_mode"] == "vmap"
-        assert "seeds_mode" not in runs.folder.read_json(theirs.path / "environment.json")
+        assert ours.folder.read("environment")["seeds_mode"] == "vmap"
+        assert "seeds_mode" not in theirs.folder.read("environment")
         for x, y in zip(jax.tree.leaves(ours.state.params), jax.tree.leaves(theirs.state.params), strict=True):
             np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * np.abs(y).max())
 
 
 @stacked_first
 def test_a_stop_saves_all_and_the_same_command_goes_on(mode, alone, tmp_path, monkeypatch):
-    save = Recorder.save
+    save, meeting = Record.save, threading.Barrier(2 if mode == "devices" else 1, timeout=200)
 
     def stop_at_four(self, state, position):
         save(self, state, position)
-        if (self.session.experiment.seed, position.step) == (6, 4):
-            signal.raise_signal(signal.SIGTERM)
+        if position.step == 4 and (mode == "devices" or self._identity["seed"] == 6):
+            meeting.wait()
+            if self._identity["seed"] == 6:
+                signal.raise_signal(signal.SIGTERM)
+            while self.trainer.stop.signum is None:  # signals are the main thread's
+                time.sleep(0.001)
 
-    monkeypatch.setattr(Recorder, "save", stop_at_four)
+    monkeypatch.setattr(Record, "save", stop_at_four)
     with StopFlag(), pytest.raises(Stopped, match="the same command goes on with all seeds") as stopped:
         jaxcnn.run_seeds(several(mode), tmp_path, progress=False)
     assert stopped.value.exit_code == 143
-    monkeypatch.setattr(Recorder, "save", save)
-    found = [jaxcnn.load_run(runs.api.run_folder(each, tmp_path)) for each in seeds_alone(several(mode), mode)]
-    assert [run.result["status"] for run in found] == ["stopped"] * 3
-    # The first two had been asked for their next step before the signal was seen.
-    assert [run.result["step"] for run in found] == [5, 5, 4]
+    monkeypatch.setattr(Record, "save", save)
+    found = [api.find(each, tmp_path, False) for each in seeds_alone(several(mode), mode)]
+    # Two at a time, or one; the signal is seen at the next step.
+    first = ("stopped", 5) if mode == "devices" else ("finished", 8)
+    assert [(run.result["status"], run.result["step"]) for run in found[:2]] == [first, ("stopped", 5)]
+    assert found[2].result.get("step", 0) == 0 and jaxcnn.load_run(found[2].path).experiment == found[2].experiment
     assert runs.resume(found[1].path, progress=False).result["status"] == "finished"  # one of them by itself
     modified = (found[1].path / "result.json").stat().st_mtime_ns
     for run, expected in zip(jaxcnn.run_seeds(several(mode), tmp_path, progress=False), alone, strict=True):
@@ -164,16 +172,16 @@ def test_a_stop_saves_all_and_the_same_command_goes_on(mode, alone, tmp_path, mo
 
 @stacked_first
 def test_a_loss_that_is_not_finite_ends_one_seed_alone(mode, alone, tmp_path, monkeypatch, capsys):
-    start = Session.initial_state
+    start = Trainer.initial_state
 
-    def broken(self):
-        state = start(self)
-        if self.experiment.seed != 6:
+    def broken(self, key):
+        state = start(self, key)
+        if int(jax.random.key_data(key)[1]) != 6:
             return state
         return state.replace(params=jax.tree.map(lambda x: x * np.float32(np.nan), state.params))
 
-    monkeypatch.setattr(Session, "initial_state", broken)
-    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+    monkeypatch.setattr(Trainer, "initial_state", broken)
+    monkeypatch.setattr(cli, "prepare_process", lambda distributed: None)
     monkeypatch.setattr("jaxcnn.experiment.load_experiment", lambda path: EXPERIMENT)
     options = ["--train.seeds", "3", "--train.seeds-mode", mode, "--runs-dir", str(tmp_path)]
     if mode == "devices":
@@ -183,7 +191,7 @@ def test_a_loss_that_is_not_finite_ends_one_seed_alone(mode, alone, tmp_path, mo
     failed = "the loss is not finite at step 1"
     assert said.endswith(f"jaxcnn: error: 1 of 3 seeds failed: seed 6: {failed}\n")
     assert f"seed 6: {failed}: stopped; there is no good checkpoint" in said
-    found = [jaxcnn.load_run(runs.api.run_folder(each, tmp_path)) for each in seeds_alone(several(mode), mode)]
+    found = [api.find(each, tmp_path, False) for each in seeds_alone(several(mode), mode)]
     assert [run.result["status"] for run in found] == ["finished", "failed", "finished"]
     for number in (0, 2):
         assert_same_run(found[number], alone[number])
@@ -200,15 +208,24 @@ def test_a_loss_that_is_not_finite_ends_one_seed_alone(mode, alone, tmp_path, mo
 
 def test_seeds_that_start_from_weights(tmp_path):
     """A new head is drawn by each seed; the rest is the file's."""
-    path, variables = tmp_path / "smooth.safetensors", Session(EXPERIMENT, StopFlag()).initial_state().variables
+    path, variables = tmp_path / "smooth.safetensors", Trainer.from_experiment(EXPERIMENT).initial_state().variables
     weights.save(
         path, variables, model="smooth", preprocessing=Preprocessing(size=(8, 8), channels="L", mean=(0.3,), std=(0.4,))
     )
     other = replace(EXPERIMENT, model=replace(EXPERIMENT.model, weights=path, num_classes=12))
-    base = Session(other, StopFlag())
-    found, expected = base.for_seed(6), Session(replace(other, seed=6), StopFlag())
-    jax.tree.map(np.testing.assert_array_equal, found.initial_state(), expected.initial_state())
-    assert found.weights_sha256 == expected.weights_sha256 != base.weights_sha256
+    base, sixth = (Trainer.from_experiment(replace(other, seed=seed)) for seed in (5, 6))
+    found, expected = base.initial_state(jax.random.key(6)), sixth.initial_state()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    first = base.initial_state().params
+    np.testing.assert_array_equal(found.params["conv"]["kernel"], first["conv"]["kernel"])
+    assert (found.params["head"]["kernel"] != first["head"]["kernel"]).all()
+    # Each has its own on record, and goes on from it.
+    alone = jaxcnn.run(replace(other, seed=6), tmp_path / "alone", progress=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Record, "log", lambda self, *a: signal.raise_signal(signal.SIGTERM))
+        jaxcnn.run_seeds(several("sequential", other, seeds=2), tmp_path, progress=False)
+    _, run = jaxcnn.run_seeds(several("sequential", other, seeds=2), tmp_path, progress=False)
+    assert_same_run(run, alone)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +246,7 @@ def test_ways(asked, devices, parallel, found):
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"seeds": 0}, "train.seeds is 0: expected a number above 0"),
+        ({"seeds": 0}, "train.seeds is 0: expected a whole number, 1 or more"),
         ({"seeds_mode": "vmap", "devices": 2}, "train.seeds_mode is vmap, which uses one device of 2"),
         ({"seeds_mode": "vmap", "parallel": "pmap"}, "train.seeds_mode is vmap, but train.parallel pmap"),
         ({"seeds_mode": "devices", "devices": 9}, "train.devices is 9: expected 1 to 8, the devices found"),

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +15,30 @@ import jaxcnn
 from jaxcnn import AdamW, DataConfig, EvalConfig, Experiment, ModelConfig, Momentum, StepDecay, TrainConfig
 from jaxcnn.data import load
 from jaxcnn.errors import UsageError
-from jaxcnn.models import MODELS, resnet
+from jaxcnn.models import MODELS
 from jaxcnn.runs import Trainer
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
 from jaxcnn.tasks import Classification
 
+
+class Tiny(nn.Module):
+    """Two convolutions with BatchNorm, Flax's own."""
+
+    num_classes: int = 10
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for number in range(2):
+            x = nn.Conv(4, (3, 3), padding=1, use_bias=False, name=f"conv{number}")(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, name=f"bn{number}")(x))
+        return nn.Dense(self.num_classes)(x.mean((1, 2)))
+
+
 EXPERIMENT = Experiment(
     name="trainer",
-    model=ModelConfig(name="resnet_tiny", options={"stem": "cifar"}),
+    model=ModelConfig(name="tiny"),
     data=DataConfig(source="digits", train_split="train[:100]", test_split="test[:297]"),
     optim=Momentum(learning_rate=0.05),
     train=TrainConfig(batch_size=24, steps=3),
@@ -30,8 +47,7 @@ EXPERIMENT = Experiment(
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """Put the smallest network with BatchNorm among the models."""
-    monkeypatch.setitem(MODELS, "resnet_tiny", replace(MODELS["resnet20"], factory=resnet.resnet_tiny))
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["resnet20"], factory=Tiny))
 
 
 def make(experiment=EXPERIMENT, **train):
@@ -42,7 +58,7 @@ def test_a_trainer_starts_afresh_from_a_state_that_was_donated():
     found = make(devices=2)
 
     def one_step():
-        return jax.tree.map(np.array, found.train_step(found.initial_state(), found.inputs.at(0)))
+        return jax.tree.map(np.array, found.train_step(found.initial_state(), found.stream.at(0)))
 
     first, second = one_step(), one_step()
     jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -52,8 +68,8 @@ def test_a_trainer_starts_afresh_from_a_state_that_was_donated():
 def test_the_first_step_finds_the_program_compiled_before(devices):
     optim = AdamW(learning_rate=0.05)
     found = make(replace(EXPERIMENT, optim=optim), devices=devices, ema_decay=0.9)
-    wait = found.compile_meanwhile(0)
-    state, inputs = found.initial_state(), found.inputs.at(0)
+    wait = found.parallel.compile_meanwhile(found.train_step, found.abstract_state(), found.stream.like(0))
+    state, inputs = found.initial_state(), found.stream.at(0)
     wait()
     compiled = []
 
@@ -75,7 +91,7 @@ def test_evaluation_counts_297_images_once(devices, batch_size):
     metrics, collected, _ = found.evaluate(state=found.initial_state())
     logits, expected = collected["logits"], unbatched()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
-    right = (logits.argmax(-1) == found.data.test.labels).sum()
+    right = (logits.argmax(-1) == found.data.test.arrays["label"]).sum()
     assert metrics["accuracy"] == right / 297
     assert 0 < right < 297
 
@@ -84,18 +100,18 @@ def test_evaluation_counts_297_images_once(devices, batch_size):
 def unbatched():
     """Return the logits of one call, on one device."""
     found = make(devices=1)
-    images = (found.data.test.images / np.float32(255) - found.data.norms.mean) / found.data.norms.std
+    images = (found.data.test.arrays["image"] / np.float32(255) - found.data.norms.mean) / found.data.norms.std
     return np.asarray(jax.jit(found.model.apply)(found.initial_state().variables, images))
 
 
 def test_exact_statistics_are_the_same_for_every_way_to_train():
     one = make(devices=1)
     state = one.initial_state()
-    state, _ = one.train_step(state, one.inputs.at(0))
+    state, _ = one.train_step(state, one.stream.at(0))
     state = jax.tree.map(np.array, state)
     expected = one.recompute_batch_stats(one.parallel.place(state))
-    images = (one.data.train.images.astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
-    kernel = np.asarray(state.params["stem"]["conv"]["kernel"], np.float64)
+    images = (one.data.train.arrays["image"].astype(np.float64) / 255 - one.data.norms.mean) / one.data.norms.std
+    kernel = np.asarray(state.params["conv0"]["kernel"], np.float64)
     first = np.asarray(
         jax.lax.conv_general_dilated(
             *map(jnp.float32, (images, kernel)), (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -103,8 +119,8 @@ def test_exact_statistics_are_the_same_for_every_way_to_train():
         np.float64,
     )
     assert len(first) == 100  # which 24 does not divide
-    np.testing.assert_allclose(expected.batch_stats["stem"]["bn"]["mean"], first.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(expected.batch_stats["stem"]["bn"]["var"], first.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(expected.batch_stats["bn0"]["mean"], first.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(expected.batch_stats["bn0"]["var"], first.var((0, 1, 2)), rtol=1e-4)
     for way in (
         {"devices": 4},
         {"devices": 4, "parallel": "pmap"},
@@ -134,7 +150,7 @@ def test_the_averaged_parameters_are_those_evaluated():
     metrics, collected, _ = found.evaluate(state=zero)
     assert (metrics["accuracy"], np.abs(collected["logits"]).max()) == (0.0, 0.0)  # ties are mistakes
     exact = found.recompute_batch_stats(zero).batch_stats  # of the averaged parameters, too
-    assert np.all(exact["stem"]["bn"]["var"] == 0)
+    assert np.all(exact["bn0"]["var"] == 0)
 
 
 def test_a_stop_is_seen_while_evaluating_and_recomputing():
@@ -153,7 +169,7 @@ def test_learning_rate_is_that_of_the_last_update():
     found = make(replace(EXPERIMENT, schedule=schedule), devices=1)
     state, rates = found.initial_state(), []
     for step in range(3):
-        state, _ = found.train_step(state, found.inputs.at(step))
+        state, _ = found.train_step(state, found.stream.at(step))
         rates.append(found.learning_rate(state))
     np.testing.assert_allclose(rates, [0.05, 0.025, 0.0125], rtol=1e-6)
 
@@ -183,7 +199,7 @@ def test_refusals(train, message):
 def by_hand(**fields):
     """Return a trainer of ready objects, which is that of the experiment."""
     data = load(replace(EXPERIMENT.data, image_size=8))
-    model = resnet.resnet_tiny(stem="cifar", num_classes=10)
+    model = Tiny()
     tx = optax.sgd(0.05, momentum=0.9)
     train = TrainConfig(batch_size=24, steps=5, log_every=2, devices=1)
     return Trainer(model, tx, Classification(), data, train=train, eval=EvalConfig(every=2), **fields)

@@ -115,7 +115,7 @@ def test_a_run_starts_from_a_file(first, run, files, tmp_path):
     distance = np.abs(ours["stage1"]["block1"]["conv1"]["kernel"] - theirs["stage1"]["block1"]["conv1"]["kernel"])
     assert 0 < distance.max() < 0.02
     # Images are normalised as the file says.
-    assert found.data["mean"] == run.data["mean"]
+    assert found.folder.read("data")["norms"] == run.folder.read("data")["norms"]
     scored = jaxcnn.runs.evaluate(found.path)
     assert scored["test/accuracy"] == found.result["metrics"]["test/accuracy"]
 

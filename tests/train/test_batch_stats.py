@@ -14,7 +14,8 @@ from jaxcnn.train.batch_stats import exact_batch_stats, make_moments_step, whole
 
 N, SIZE = 26, 8
 RNG = np.random.default_rng(0)
-SPLIT = Split(RNG.integers(0, 256, (N, *SHAPE)).astype(np.uint8), np.zeros(N, np.int32))
+IMAGES = RNG.integers(0, 256, (N, *SHAPE)).astype(np.uint8)
+SPLIT = Split({"image": IMAGES, "label": np.arange(N, dtype=np.int32)})
 MODEL = Toy(norm=True, dropout=0.5)
 
 
@@ -61,7 +62,7 @@ def by_hand(params):
     given_to = {"bn_a": [], "bn_b": []}
     for start in range(0, N, SIZE):
         places = np.arange(start, start + SIZE)
-        x = normalised(SPLIT.images[places % N].astype(np.float64))
+        x = normalised(IMAGES[places % N].astype(np.float64))
         for name in ("a", "b"):
             x = convolve(x, params[f"conv_{name}"])
             given_to[f"bn_{name}"].append(x[places < N])
@@ -92,11 +93,10 @@ def test_the_first_layer_s_do_not_depend_on_the_batch_size(batch_size):
 @settings(deadline=None, max_examples=30)
 @given(batch_size=st.integers(1, N))
 def test_whole_batches_mark_every_example_once(batch_size):
-    split = Split(SPLIT.images, np.arange(N, dtype=np.int32))
-    batches = list(whole_batches(split, batch_size))
+    batches = list(whole_batches(SPLIT, batch_size))
     assert {len(batch["label"]) for batch in batches} == {batch_size}
     np.testing.assert_array_equal(np.concatenate([b["label"][b["mask"]] for b in batches]), np.arange(N))
-    np.testing.assert_array_equal(np.concatenate([b["image"][b["mask"]] for b in batches]), split.images)
+    np.testing.assert_array_equal(np.concatenate([b["image"][b["mask"]] for b in batches]), IMAGES)
 
 
 def test_a_stop_is_polled():

@@ -33,7 +33,7 @@ def in_a_step(experiment, **train):
     trainer = Trainer.from_experiment(replace(experiment, train=replace(experiment.train, **train)))
     assert len(trainer.parallel.devices) == 8
     state = trainer.abstract_state()
-    lowered = trainer.train_step.lower(state, trainer.inputs.like(0))
+    lowered = trainer.train_step.lower(state, trainer.stream.like(0))
     return collectives_of(lowered.compile().as_text()), state
 
 

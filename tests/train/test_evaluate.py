@@ -22,7 +22,8 @@ from jaxcnn.train.step import make_eval_step
 N, CLASSES = 297, 7
 TASK = Classification()
 RNG = np.random.default_rng(0)
-SPLIT = Split(RNG.integers(0, 256, (N, 2, 2, 1)).astype(np.uint8), RNG.integers(0, CLASSES, N).astype(np.int32))
+IMAGES, LABELS = RNG.integers(0, 256, (N, 2, 2, 1)).astype(np.uint8), RNG.integers(0, CLASSES, N).astype(np.int32)
+SPLIT = Split({"image": IMAGES, "label": LABELS})
 WEIGHTS = RNG.normal(size=(4, CLASSES)).astype(np.float32)
 VARIABLES = {"params": {"head": {"kernel": WEIGHTS}}}
 
@@ -56,10 +57,10 @@ def run(devices, batch_size, poll=lambda number: None):
 
 def counted():
     """Return accuracy, top-5 error and loss by numpy in float64."""
-    logits = SPLIT.images.reshape(N, -1) / 255 @ WEIGHTS.astype(np.float64)
+    logits = IMAGES.reshape(N, -1) / 255 @ WEIGHTS.astype(np.float64)
     order = np.argsort(-logits, axis=-1)
-    right, top5 = order[:, 0] == SPLIT.labels, (order[:, :5] == SPLIT.labels[:, None]).any(-1)
-    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(N), SPLIT.labels]
+    right, top5 = order[:, 0] == LABELS, (order[:, :5] == LABELS[:, None]).any(-1)
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(N), LABELS]
     return right.sum(), top5.sum(), losses.mean(), logits
 
 
@@ -69,7 +70,7 @@ def test_every_example_counts_once(devices, batch_size):
     right, top5, loss, expected = counted()
     metrics, collected, usable = run(devices, batch_size)
     logits = collected["logits"]
-    np.testing.assert_array_equal(collected["labels"], SPLIT.labels)
+    np.testing.assert_array_equal(collected["labels"], LABELS)
     assert usable.all()
     assert metrics["accuracy"] == right / N
     assert metrics["top5_error"] == 1 - top5 / N
@@ -142,21 +143,21 @@ class Ranked(Classification):
 @pytest.mark.parametrize("batch_size", [1, 50, 297])
 def test_what_is_collected_is_of_every_usable_example_in_order_and_scored_whole(batch_size):
     bad = {4: Bad("x", "torn"), 296: Bad("y", "torn")}
-    split = Split(SPLIT.images, SPLIT.labels, bad)
+    split = Split(SPLIT.arrays, bad)
     parallel, _ = parallel_over(1)
     step = partial(parallel.compile_eval(make_eval_step(Linear(), Ranked()), made), VARIABLES)
     metrics, collected, usable = evaluate(step, eval_batches(split, batch_size), Ranked(), split, lambda number: None)
     assert np.flatnonzero(~usable).tolist() == [4, 296]
     *_, logits = counted()
     np.testing.assert_allclose(collected["score"], logits[usable, 0], rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(collected["pair"]["label"], SPLIT.labels[usable])
-    assert metrics["first"] == SPLIT.labels[usable][logits[usable, 0].argmax()]
-    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(N), SPLIT.labels]
+    np.testing.assert_array_equal(collected["pair"]["label"], LABELS[usable])
+    assert metrics["first"] == LABELS[usable][logits[usable, 0].argmax()]
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(N), LABELS]
     np.testing.assert_allclose(metrics["loss"], losses[usable].mean(), rtol=1e-6)  # where the task gives none
 
 
 def test_where_nothing_can_be_used_it_is_said():
-    split = Split(SPLIT.images[:2], SPLIT.labels[:2], {0: Bad("x", "torn"), 1: Bad("y", "torn")})
+    split = Split(SPLIT[:2].arrays, {0: Bad("x", "torn"), 1: Bad("y", "torn")})
     _, step = parallel_over(1)
     with pytest.raises(RunError, match="none of the 2 examples to score can be used, such as x"):
         evaluate(step, eval_batches(split, 2), TASK, split, lambda number: None)

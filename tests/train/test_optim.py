@@ -26,11 +26,11 @@ from jaxcnn import (
     StepDecay,
 )
 from jaxcnn.errors import UsageError
-from jaxcnn.parts import Finder
+from jaxcnn.parts import Finder, Part
 from jaxcnn.train.optim import make_optimizer, matching
 from jaxcnn.train.optimizers import AnyOptimizer, Optimizer, find_optimizer
 from jaxcnn.train.schedules import current_learning_rate, make_schedule
-from jaxcnn.typed import Part, check, to_json, variants
+from jaxcnn.typed import check, to_json, variants
 
 STEPS, RATE, WD = 5, 0.05, 0.1
 HALVED = StepDecay(boundaries=(2,), factor=0.5)  # a rate that moves shows where it is applied
@@ -435,7 +435,7 @@ def test_one_as_a_value_is_taken_and_written_by_its_name(own, tmp_path):
         ("nothing", {}, "mine.py:nothing gives 3: expected an optax.GradientTransformation"),
         ("fails", {}, "mine.py:fails cannot be made: RuntimeError: no luck (mine.py, line "),
         ("Signs", {"scael": 2}, "unknown option of mine.py:Signs 'scael': did you mean 'scale'?"),
-        ("Almost", {}, "mine.py:Almost gives Almost(): expected an optax.GradientTransformation"),
+        ("Almost", {}, "mine.py:Almost is Almost(): expected a class or a function"),
         ("clipt", {}, "unknown name in mine.py 'clipt': did you mean 'clipped'?"),
         ("jax", {}, "mine.py:jax is <module 'jax'"),
     ],

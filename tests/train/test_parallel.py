@@ -84,7 +84,7 @@ def losses(experiment, **train):
     found = trainer(experiment, **train)
     state, losses = found.initial_state(), []
     for step in range(STEPS):
-        state, sums = found.train_step(state, found.inputs.at(step))
+        state, sums = found.train_step(state, found.stream.at(step))
         losses.append(np.asarray(sums["loss"]).item() / int(sums["count"]))
     assert state.step == STEPS
     return np.array(losses)
@@ -123,7 +123,7 @@ def test_batches_are_the_same_bits_on_every_number_of_devices():
     def made(**train):
         found = trainer(RESNET, **train)
         make = jax.jit(found.inputs.batch, out_shardings=found.parallel.sharded)
-        return host(make(found.inputs.at(50)))
+        return host(make(found.stream.at(50)))
 
     assert_same_bits(made(devices=8), made(devices=1))
 

@@ -20,7 +20,7 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch):
-    monkeypatch.setattr(cli, "_prepare_process", lambda distributed: None)
+    monkeypatch.setattr(cli, "prepare_process", lambda *, distributed: None)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,18 @@ def test_a_table_of_the_best_five(folder, capsys):
     assert all(row.split()[-2:] == ["class", row.split()[-3]] for row in rows)
 
 
+def test_an_option_of_one_value_leaves_what_follows(folder, capsys, monkeypatch):
+    """It is an image, wherever options stand."""
+    monkeypatch.chdir(folder)
+    options, printed = ["--weights", "named.safetensors"], []
+    for words in (["a.png", "b.png", *options], [*options, "a.png", "b.png"], ["a.png", *options, "b.png"]):
+        predict("--top", "1", *words)
+        predict("--model=jaxcnn", *words, "--top", "1")
+        printed += [capsys.readouterr().out]
+    images = [line.split()[0] for line in printed[0].splitlines()]
+    assert images == ["image", "-----", "a.png", "b.png"] * 2 and printed[1:] == printed[:1] * 2
+
+
 def test_more_classes_than_there_are(folder, capsys):
     predict(folder / "a.png", "--weights", folder / "named.safetensors", "--top", "100")
     assert len(capsys.readouterr().out.splitlines()) == 12
@@ -73,8 +85,8 @@ def test_more_classes_than_there_are(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("a.png", "which weights? expected --weights FILE"),
-        ("--weights named.safetensors", "which images?"),
+        ("a.png", "--weights is missing: expected a path, see jaxcnn predict --help"),
+        ("--weights named.safetensors", "IMAGES is missing: expected a list of paths, see jaxcnn predict --help"),
         ("--weights named.safetensors --top 0 a.png", "--top is 0"),
         ("--weights named.safetensors none.png", "there is no image none.png"),
         ("--weights named.safetensors a.png named.safetensors", "named.safetensors is not an image"),

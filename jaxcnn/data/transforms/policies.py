@@ -31,7 +31,7 @@ from jaxcnn.data.transforms.base import (
     whole,
 )
 from jaxcnn.data.transforms.colour import BLACK, GREY, MEAN, SMOOTH, enhance
-from jaxcnn.data.transforms.tables import EQUALIZE, FIXED, STRETCH, look_up, make_tables
+from jaxcnn.data.transforms.lookups import EQUALIZE, FIXED, STRETCH, look_up, make_tables
 from jaxcnn.data.transforms.warps import fixed_matrix, warp, warp_points
 from jaxcnn.errors import UsageError
 from jaxcnn.typed import Interval

@@ -8,8 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-import jaxcnn
-from jaxcnn.runs import environment as module
+from jaxcnn import environment as module
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def test_the_commit_is_that_of_the_package(environment, tmp_path, monkeypatch):
     package = tmp_path / "checkout/jaxcnn"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(jaxcnn, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(module, "_ROOM", package)
     assert environment()["commit"] is None and environment()["dirty"] is None  # no checkout
 
     git(tmp_path, "init", "checkout")

@@ -13,7 +13,6 @@ from flax import linen as nn
 from jaxtyping import UInt8
 
 from jaxcnn import backend
-from jaxcnn import experiment as experiments
 from jaxcnn.data import Description, eval_batch, eval_batches
 from jaxcnn.data.framing import preprocessing
 from jaxcnn.data.stores.arrays import check_images
@@ -26,21 +25,22 @@ from jaxcnn.runs.identity import Sources, sources_of
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.checkpoint import DamagedCheckpoint
 from jaxcnn.train.state import TrainState
+from jaxcnn.typed import check
 
 if TYPE_CHECKING:
     import pandas
 
 
-def load_run(folder: str | Path, *, code: Sequence[Path] = ()) -> "Run":
+def load_run(folder: str | Path, *, code: Sequence[str | Path] = ()) -> "Run":
     """Return the run in a folder, finished or not.
 
     Args:
       folder: of the run.
-      code: folders that its own parts may be imported from, beside the working folder. Nothing else is imported: a run
-        folder is data, and may be somebody else's.
+      code: folders that its own parts may be imported from, beside the working folder, and names of installed
+        packages. Nothing else is imported: a run folder is data, and may be somebody else's.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is none, or no such code.
     """
     folder = Path(folder)
     if not (folder / "experiment.json").is_file():
@@ -49,7 +49,10 @@ def load_run(folder: str | Path, *, code: Sequence[Path] = ()) -> "Run":
         if near:
             raise unknown("run folder", str(folder), near)
         raise UsageError(f"no run in {folder}: it has no experiment.json")
-    return Run(folder, Finder(tuple(map(Path, code)), installed=False))
+    found = RunFolder(folder)
+    files = found.read("program").get("files", {}) if found.has("program") else {}
+    before = {name: file["path"] for name, file in files.items()}
+    return Run(folder, Finder.of_data(code, before))
 
 
 class Run:
@@ -69,7 +72,7 @@ class Run:
     def experiment(self) -> Experiment:
         """The experiment, rebuilt from `experiment.json`."""
         try:
-            return experiments.from_dict(self.folder.read("experiment"))
+            return check(Experiment, self.folder.read("experiment"), "")
         except UsageError as error:
             raise UsageError(f"{self.path / 'experiment.json'}: {error}") from error
 
@@ -129,6 +132,8 @@ class Run:
         """
         trainer, checkpoints = trainer or self.trainer, self.folder.checkpoints
         like = trainer.abstract_state()
+        if changed := self._changed():
+            print(f"jaxcnn: {', '.join(changed)} changed since {self.path} was trained", file=sys.stderr)
         if which == "last":
             try:
                 state, _, reports = checkpoints.restore_newest(like)
@@ -146,6 +151,14 @@ class Run:
             return checkpoints.restore(step, like)[0]
         except DamagedCheckpoint as error:
             raise RunError(f"checkpoint {checkpoints.path(step)} is damaged: {error}") from error
+
+    def _changed(self) -> list[str]:
+        """Return the names of the user's files that are others than those of the run."""
+        saved = self.folder.read("program") if self.folder.has("program") else None
+        if saved is None or self.sources.sha256 in saved["sources"]:
+            return []
+        then = {name: file["sha256"] for name, file in saved["files"].items()}
+        return [name for name, file in self.sources.files.items() if file["sha256"] != then.get(name)]
 
     @cached_property
     def _predict(self) -> Any:

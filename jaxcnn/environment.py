@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-_ROOM = Path(__file__).parents[1]
+_ROOM = Path(__file__).parent
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets", "jaxcnn")
 
 
@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD") if tracked else None
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version(name) for name in _PACKAGES},
         "commit": commit,
         "dirty": None if commit is None else bool(_git("status", "--porcelain")),
         "platform": devices[0].platform,
@@ -36,7 +36,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """Return the version of an installed package; None: it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ from flax.errors import InvalidRngError, ScopeParamShapeError
 
 from jaxcnn.errors import InputTooSmall, UsageError
 from jaxcnn.layers import initialisers
+from jaxcnn.parts import told
 
 
 def takes_train(module: nn.Module) -> bool:
@@ -71,6 +72,18 @@ def input_errors(model: nn.Module, images: Any, *args, variables: Any = None, **
             raise
         message = f"images have {shape[3]} channels: the variables are made for {channels}"
         raise UsageError(message) from error
+
+
+@contextlib.contextmanager
+def own_errors(model: nn.Module, *args: Any) -> Iterator[None]:
+    """Turn whatever a user's own module raises for such arguments into one line that says where."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UsageError) or type(model).__module__.startswith("jaxcnn."):
+            raise
+        shapes = ", ".join(f"{leaf.dtype}{[*leaf.shape]}" for leaf in jax.tree.leaves(args))
+        raise UsageError(f"{type(model).__name__} cannot be called on {shapes}: {told(error)}") from error
 
 
 def _smallest_side(model: nn.Module, channels: int, *args, **kwargs) -> int | None:
