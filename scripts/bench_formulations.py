@@ -24,6 +24,7 @@ import bench_tools
 import jax
 from bench_ours import Program
 from bench_tools import Counter, Results
+from jaxcnn.runs.environment import environment
 
 from jaxcnn import backend
 from jaxcnn.errors import UsageError, unknown
@@ -31,7 +32,6 @@ from jaxcnn.layers import blocks, pool
 from jaxcnn.layers.cpu import max_pooling
 from jaxcnn.layers.cpu.choice import RULES, Rule
 from jaxcnn.models import MODELS
-from jaxcnn.runs.environment import environment
 
 # Images per step: few, but as many as a rule for large arrays needs.
 BATCH = {
