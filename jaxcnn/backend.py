@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import functools
 import math
 import sys
+import types
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,28 +14,67 @@ import jax
 
 # XLA's CPU compiler (jaxlib 0.12) holds oneDNN's convolutions, which are off by default, and another library's,
 # which are slower for the shapes of convolutional networks: that one is kept for reductions.
+ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 _OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {
-        "xla_cpu_experimental_onednn_custom_call": True,
+        ONEDNN: True,
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     },
 }
 
 
+with_onednn = jax.make_user_context(False)
+"""Whether what is being lowered will be compiled with oneDNN's convolutions. JAX keeps one program for each answer."""
+
+
 def jit(fun: Callable, *, platform: str | None = None, **kwargs: Any) -> Any:
     """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast.
 
-    Programs compiled with such options are not kept in JAX's persistent compilation cache, see `_NeverSaved`. JAX
-    takes compiler options for whole programs alone: within another `jit` call `fun` itself.
+    It goes around a whole program, gradients and optimiser included: JAX takes compiler options for whole programs
+    alone. Within another transformation (`jax.grad(jaxcnn.jit(f))`, a `jit` in a `jit`) it is `jax.jit(fun, **kwargs)`,
+    and the program is compiled as what is around it says. Under plain `jax.jit` all of this library computes the same
+    numbers, to rounding; on a CPU it takes longer.
+
+    Programs compiled with such options are not kept in JAX's persistent compilation cache, see `_NeverSaved`, and
+    `jax.export` takes none of them, since it does not know who will compile what it exports: give it `jax.jit(fun)`.
 
     Args:
       fun: a function of arrays.
-      platform: "cpu", "cuda", "tpu", ...; None: the default backend's, which is started to know it.
+      platform: "cpu", "cuda", "tpu", ...; None: the default backend's at the first call.
       kwargs: as for `jax.jit`.
+
+    >>> jit(lambda x: 2 * x)(3)
+    Array(6, dtype=int32, weak_type=True)
     """
-    options = compiler_options(platform or jax.default_backend())
-    jitted = jax.jit(fun, compiler_options=options, **kwargs)
-    return _NeverSaved(jitted) if options else jitted
+    return _Jitted(fun, platform, kwargs)
+
+
+class _Jitted:
+    """What `jit` returns. Nothing starts a backend before the first call."""
+
+    def __init__(self, fun: Callable, platform: str | None, kwargs: dict[str, Any]) -> None:
+        functools.update_wrapper(self, fun, updated=())
+        self._fun, self._platform, self._kwargs = fun, platform, kwargs
+        self._part = jax.jit(fun, **kwargs)
+
+    @functools.cached_property
+    def _whole(self) -> Any:
+        options = compiler_options(self._platform or jax.default_backend())
+        if not options:
+            return self._part
+        return _NeverSaved(jax.jit(self._fun, compiler_options=options, **self._kwargs), ONEDNN in options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
+        return (self._part if traced else self._whole)(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)  # a method's `self`
+
+    def __getattr__(self, name: str) -> Any:  # trace, lower, ...
+        if name in ("_part", "_whole", "_fun"):  # not yet there, while it is copied
+            raise AttributeError(name)
+        return getattr(self._whole, name)
 
 
 class _NeverSaved:
@@ -41,21 +82,25 @@ class _NeverSaved:
 
     jaxlib 0.12 has no serial form for oneDNN's convolutions and takes them for something else, which ends in a
     MemoryError at best. JAX writes what took longer to compile than a limit, which is raised here for the duration of
-    a call.
+    a call; for as long, `with_onednn` says what the program will be compiled with.
     """
 
-    def __init__(self, stage: Any) -> None:
-        self._stage = stage
+    def __init__(self, stage: Any, onednn: bool) -> None:
+        self._stage, self._onednn = stage, onednn
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _saving_limit(math.inf):
+        with _saving_limit(math.inf), with_onednn(self._onednn):
             return self._stage(*args, **kwargs)
 
     def trace(self, *args: Any, **kwargs: Any) -> "_NeverSaved":
-        return _NeverSaved(self._stage.trace(*args, **kwargs))
+        return self._next("trace", *args, **kwargs)
 
     def lower(self, *args: Any, **kwargs: Any) -> "_NeverSaved":
-        return _NeverSaved(self._stage.lower(*args, **kwargs))
+        return self._next("lower", *args, **kwargs)
+
+    def _next(self, stage: str, *args: Any, **kwargs: Any) -> "_NeverSaved":
+        with with_onednn(self._onednn):
+            return _NeverSaved(getattr(self._stage, stage)(*args, **kwargs), self._onednn)
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
         with _saving_limit(math.inf):

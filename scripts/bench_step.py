@@ -39,7 +39,17 @@ from jaxcnn.models import MODELS, create
 from jaxcnn.models.summary import totals
 
 # The default models, those of `torch_models.py`, with the images per step on a CPU; 256 elsewhere.
-CPU_BATCH = {"lenet5": 128, "resnet20": 128, "resnet50": 32, "vgg11": 16, "mobilenet_v2": 32, "resnext50_32x4d": 16}
+CPU_BATCH = {
+    "lenet5": 128,
+    "resnet20": 128,
+    "resnet50": 32,
+    "vgg11": 16,
+    "mobilenet_v2": 32,
+    "resnext50_32x4d": 16,
+    "densenet121": 16,
+    "convnext_tiny": 16,
+    "regnet_y_400mf": 32,
+}
 
 # Peak of one device in bfloat16, dense, in operations per second, by what its name starts with: the makers' data
 # sheets (H100 and H200 SXM 989.5e12, A100 312e12) and cloud.google.com/tpu/docs (per chip).

@@ -166,6 +166,132 @@ class MobileNetV2(nn.Sequential):
         )
 
 
+class DenseLayer(nn.Module):
+    """The layer of DenseNet-B: BN, ReLU and convolution, twice; its maps are appended to its input."""
+
+    def __init__(self, channels: int, growth_rate: int) -> None:
+        """Make a 1x1 and a 3x3."""
+        super().__init__()
+        inner = 4 * growth_rate
+        self.branch = nn.Sequential(
+            *(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.Conv2d(channels, inner, 1, bias=False)),
+            *(nn.BatchNorm2d(inner), nn.ReLU(inplace=True), nn.Conv2d(inner, growth_rate, 3, padding=1, bias=False)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` with the new maps behind it."""
+        return torch.cat([x, self.branch(x)], 1)
+
+
+class DenseNet121(nn.Sequential):
+    """DenseNet-BC of 121 layers, k = 32 (Huang et al. 2017, table 1)."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = [conv_norm(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
+        channels = 64
+        for stage, depth in enumerate((6, 12, 24, 16)):
+            if stage:
+                layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
+                channels //= 2
+            for _ in range(depth):
+                layers.append(DenseLayer(channels, 32))
+                channels += 32
+        layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+class ChannelsLast(nn.Sequential):
+    """Layers that take and give [batch, height, width, channels], in a network of [batch, channels, height, width].
+
+    With channels_last tensors neither permutation moves anything.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the layers make of `x`."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """The block of ConvNeXt (Liu et al. 2022, figure 4), with layer scale and stochastic depth."""
+
+    def __init__(self, channels: int, drop_rate: float) -> None:
+        """Filter each channel, then widen and narrow each position."""
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.positions = ChannelsLast(
+            *(nn.LayerNorm(channels, 1e-6), nn.Linear(channels, 4 * channels)),
+            *(nn.GELU(), nn.Linear(4 * channels, channels)),
+        )
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), 1e-6))
+        self.keep = 1 - drop_rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output."""
+        y = self.scale * self.positions(self.depthwise(x))
+        if self.training and self.keep < 1:
+            y = y * torch.empty(len(y), 1, 1, 1).bernoulli_(self.keep).div_(self.keep)
+        return x + y
+
+
+class ConvNeXtT(nn.Sequential):
+    """ConvNeXt-T (Liu et al. 2022, section 3.1)."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = [nn.Conv2d(3, 96, 4, 4), ChannelsLast(nn.LayerNorm(96, 1e-6))]
+        channels, blocks = 96, 0
+        for stage, depth in enumerate((3, 3, 9, 3)):
+            if stage:
+                layers += [ChannelsLast(nn.LayerNorm(channels, 1e-6)), nn.Conv2d(channels, 2 * channels, 2, 2)]
+                channels *= 2
+            for _ in range(depth):
+                layers.append(ConvNeXtBlock(channels, 0.1 * blocks / 17))
+                blocks += 1
+        norm = nn.LayerNorm(channels, 1e-6)
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), norm, nn.Linear(channels, num_classes))
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from all channels' means (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        """Make the two layers between the means and the gates."""
+        super().__init__()
+        self.gates = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            *(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(hidden, channels, 1), nn.Sigmoid()),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` with its channels scaled."""
+        return x * self.gates(x)
+
+
+class RegNetY400MF(nn.Sequential):
+    """RegNetY-400MF (Radosavovic et al. 2020, table 6): groups of 8 channels."""
+
+    def __init__(self, num_classes: int) -> None:
+        """Make the layers."""
+        layers: list[nn.Module] = [conv_norm(3, 32, 3, 2)]
+        channels = 32
+        for width, depth in ((48, 1), (104, 3), (208, 6), (440, 6)):
+            for block in range(depth):
+                stride = 1 if block else 2
+                branch = nn.Sequential(
+                    conv_norm(channels, width, 1),
+                    conv_norm(width, width, 3, stride, width // 8),
+                    SqueezeExcite(width, round(channels / 4)),
+                    conv_norm(width, width, 1, act=None),
+                )
+                shortcut = nn.Identity() if block else conv_norm(channels, width, 1, stride, act=None)
+                layers.append(Residual(branch, shortcut))
+                channels = width
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "lenet5": LeNet5,
     "resnet20": ResNet20,
@@ -173,4 +299,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "vgg11": VGG11,
     "mobilenet_v2": MobileNetV2,
     "resnext50_32x4d": partial(ResNet50, groups=32, width_per_group=4),
+    "densenet121": DenseNet121,
+    "convnext_tiny": ConvNeXtT,
+    "regnet_y_400mf": RegNetY400MF,
 }

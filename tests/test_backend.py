@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +62,57 @@ def test_jit_compiles_with_the_options_and_passes_the_rest_on(monkeypatch):
 
     monkeypatch.setattr(jax, "jit", spy)
     added = backend.jit(lambda x, n: x + n, static_argnums=1, donate_argnums=0)
-    assert seen == [{"compiler_options": options, "static_argnums": 1, "donate_argnums": 0}]
     assert added(jnp.float32(1), 2) == 3
-    backend.jit(lambda x: x, platform="cuda")
-    assert seen[1] == {"compiler_options": {}}
+    rest = {"static_argnums": 1, "donate_argnums": 0}
+    assert seen == [rest, {"compiler_options": options, **rest}]
+    assert backend.jit(lambda x: x, platform="cuda").lower(1)
+    assert seen[2:] == [{}]
+
+
+def test_jit_within_another_transformation_is_part_of_it():
+    squared = backend.jit(lambda x: x**2)
+    assert jax.grad(squared)(3.0) == 6
+    assert jax.jit(squared)(3.0) == 9
+    assert backend.jit(jax.grad(squared))(3.0) == 6
+    np.testing.assert_array_equal(jax.vmap(squared)(np.arange(3.0)), [0, 1, 4])
+    assert jax.eval_shape(squared, jax.ShapeDtypeStruct((2,), jnp.float32)).shape == (2,)
+
+
+def test_jit_decorates_methods():
+    class Scaled:
+        factor = 3
+
+        @partial(backend.jit, static_argnums=0)
+        def of(self, x):
+            """Scaled."""
+            return self.factor * x
+
+    assert Scaled().of(2) == 6
+    assert Scaled.of.__doc__ == "Scaled."
+
+
+def test_a_program_knows_which_compiler_will_have_it():
+    if backend.ONEDNN not in backend.compiler_options("cpu"):
+        pytest.skip("this jaxlib has no oneDNN")
+    seen = []
+
+    def f(x):
+        seen.append(backend.with_onednn.value)
+        return x + 1
+
+    like = jax.ShapeDtypeStruct((), jnp.float32)
+    for jit, platform, expected in ((backend.jit, "cpu", True), (backend.jit, "cuda", False), (jax.jit, None, False)):
+        compiled = jit(f) if platform is None else jit(f, platform=platform)
+        for call in (lambda g: g(1.0), lambda g: g.trace(like), lambda g: g.lower(like)):
+            seen.clear()
+            jax.clear_caches()
+            call(compiled)
+            assert seen == [expected]
+    # The same function again, for the other compiler: traced anew.
+    g = lambda x: f(x)  # noqa: E731
+    seen.clear()
+    assert backend.jit(g, platform="cpu")(1.0) == jax.jit(g)(1.0) == backend.jit(g, platform="cpu")(1.0)
+    assert seen[:2] == [True, False]
 
 
 def test_the_numbers_are_those_of_jit():

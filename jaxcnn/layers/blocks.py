@@ -9,10 +9,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxcnn.layers.conv import Conv, Dense
+from jaxcnn.layers.cpu.lowering import materialised
 from jaxcnn.layers.dropout import StochasticDepth
 from jaxcnn.layers.geometry import Padding
 from jaxcnn.layers.initialisers import Initializer, he_normal_fan_in, zeros
-from jaxcnn.layers.lowering import materialised
 from jaxcnn.layers.pool import global_avg_pool
 from jaxcnn.layers.residual import residual
 

@@ -15,8 +15,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError, unknown
-from jaxcnn.layers.formulations import LAYOUTS, Geometry, im2col_forward, window_slices
+from jaxcnn.layers.cpu.lowering import convolve, transposed
 from jaxcnn.layers.geometry import (
+    Geometry,
     Padding,
     conv_transpose_output_size,
     output_size,
@@ -24,7 +25,8 @@ from jaxcnn.layers.geometry import (
     resolve_padding,
 )
 from jaxcnn.layers.initialisers import Initializer, he_normal_fan_in, he_normal_fan_out, zeros
-from jaxcnn.layers.lowering import convolve, transposed
+from jaxcnn.layers.reference import LAYOUTS, im2col_forward
+from jaxcnn.layers.windows import window_slices
 
 Lowering = Literal["fast", "im2col"]
 

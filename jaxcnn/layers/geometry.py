@@ -151,6 +151,59 @@ def conv_transpose_output_size(
     return outputs
 
 
+class Geometry(NamedTuple):
+    """What a convolution does to positions, per spatial dimension, and how its channels are split."""
+
+    sizes: tuple[int, ...]
+    """Of the input."""
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[Edges, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Sizes of the output."""
+        return tuple(
+            (size + lo + hi - window_extent(w, d)) // s + 1 for size, w, s, (lo, hi), d in zip(*self[:5], strict=True)
+        )
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output position sees one input position, and all its channels."""
+        return self.groups == 1 and math.prod(self.window) == 1 and not any(map(any, self.padding))
+
+    @property
+    def tiles(self) -> bool:
+        """Whether the windows lie side by side, and see all channels."""
+        return self.groups == 1 and self.window == self.strides and self.dense and not any(map(any, self.padding))
+
+    @property
+    def dense(self) -> bool:
+        """Whether the window has no holes."""
+        return all(d == 1 for d in self.dilation)
+
+    @property
+    def unit_strides(self) -> bool:
+        """Whether the window moves by one."""
+        return all(s == 1 for s in self.strides)
+
+    @property
+    def exact_padding(self) -> list[Edges]:
+        """The padding up to the end of the last window, which may be less than the padding given, or negative."""
+        return [
+            (lo, (o - 1) * s + window_extent(w, d) - size - lo)
+            for size, w, s, (lo, _), d, o in zip(*self[:5], self.outputs, strict=True)
+        ]
+
+
+def outputs_seeing(first: int, size: int, stride: int, outputs: int) -> range:
+    """Return which outputs see one of `size` input positions by the tap by which output 0 sees position `first`."""
+    start = max(0, -(first // stride))
+    return range(start, max(start, min(outputs, -((first - size) // stride))))
+
+
 class ReceptiveField(NamedTuple):
     """What one output of a stack sees along one dimension."""
 

@@ -3,7 +3,6 @@
 Statistics are computed in float32 whatever the input's type, parameters are float32, results are in `dtype`.
 """
 
-import math
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers.cpu.channel_sums import channel_lines, channel_moments, channel_sums
+from jaxcnn.layers.cpu.lowering import materialised
 from jaxcnn.layers.initialisers import Initializer, ones, zeros
 from jaxcnn.layers.mapped import norm_axis
 
@@ -103,10 +104,7 @@ def batch_norm(
         epsilon: added to the variance.
         axis_name: mapped axis to average the statistics over; None: there is none.
     """
-    axes = tuple(range(x.ndim - 1))
-    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    square = -jnp.mean((flat - near) * (near - flat), 0)
-    moments = _averaged([jnp.mean(x - near, axes), square], axis_name)
+    moments = _averaged(channel_moments(x, near) / _positions(x), axis_name)
     mean, var = near + moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
     return (x - mean) * (scale * lax.rsqrt(var + epsilon)) + bias, mean, var
 
@@ -114,23 +112,24 @@ def batch_norm(
 @batch_norm.defjvp
 @partial(jax.jit, static_argnums=(0, 1), inline=True)  # traced once for all of one shape
 def _batch_norm_jvp(epsilon: float, axis_name: str | None, primals: tuple, tangents: tuple) -> tuple:
-    x, scale, _, near = primals
+    x, scale, _, _ = primals
     dx, dscale, dbias, _ = tangents
     y, mean, var = batch_norm.fun(*primals, epsilon, axis_name)  # not itself: rematerialisation looks into it
-    axes = tuple(range(x.ndim - 1))
-    centred, gain = x - mean, lax.rsqrt(var + epsilon)
-    dmean, dcovariance = _averaged([jnp.mean(dx, axes), jnp.mean(centred * dx, axes)], axis_name)
+    gain = lax.rsqrt(var + epsilon)
+    dmean, dcovariance = _averaged(channel_sums(dx, x, mean) / _positions(x), axis_name)
     slope = scale * gain
     per_centred = gain * dscale - slope * jnp.square(gain) * dcovariance
-    # (x - mean) * per_centred, whose transpose is the other sum.
-    examples = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
-    moved = ((examples - near) * per_centred).reshape(x.shape) - (mean - near) * per_centred
-    return (y, mean, var), (slope * dx + moved + (dbias - slope * dmean), dmean, 2 * dcovariance)
+    moved = channel_lines(jnp.stack([dbias - slope * dmean, per_centred]), x, mean)
+    return (y, mean, var), (slope * dx + moved, dmean, 2 * dcovariance)
 
 
-def _averaged(values: list[Array], axis_name: str | None) -> list[Array]:
-    """Return the values averaged over a mapped axis, all in one message."""
-    return values if axis_name is None else list(lax.pmean(jnp.stack(values), axis_name))
+def _positions(x: Array) -> int:
+    return x.size // x.shape[-1]
+
+
+def _averaged(values: Array, axis_name: str | None) -> Array:
+    """Return the values averaged over a mapped axis, in one message."""
+    return values if axis_name is None else lax.pmean(values, axis_name)
 
 
 class GroupNorm(nn.Module):
@@ -156,10 +155,11 @@ class GroupNorm(nn.Module):
             valid = [g for g in range(1, channels + 1) if channels % g == 0]
             nearest = min(valid, key=lambda g: abs(g - self.groups))
             raise UsageError(f"groups={self.groups} does not divide {channels} channels: nearest valid is {nearest}")
+        x = materialised(x)
         grouped = x.reshape(*x.shape[:-1], self.groups, channels // self.groups)
         mean, var = _statistics(grouped, (*range(1, x.ndim - 1), x.ndim))
         mean, var = (jnp.repeat(s[..., 0], channels // self.groups, axis=-1) for s in (mean, var))
-        return _affine(self, x, mean, var, (channels,))
+        return materialised(_affine(self, x, mean, var, (channels,)))
 
 
 class LayerNorm(nn.Module):
@@ -175,8 +175,9 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
         """Return the normalised `x`."""
+        x = materialised(x)
         mean, var = _statistics(x, (x.ndim - 1,))
-        return _affine(self, x, mean, var, (x.shape[-1],))
+        return materialised(_affine(self, x, mean, var, (x.shape[-1],)))
 
 
 class InstanceNorm(nn.Module):
@@ -192,12 +193,17 @@ class InstanceNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch *sizes channels"]) -> Float[Array, "batch *sizes channels"]:
         """Return the normalised `x`."""
+        x = materialised(x)
         mean, var = _statistics(x, tuple(range(1, x.ndim - 1)))
-        return _affine(self, x, mean, var, (x.shape[-1],))
+        return materialised(_affine(self, x, mean, var, (x.shape[-1],)))
 
 
 def _statistics(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return float32 mean and variance over `axes`, which are kept with size 1."""
+    """Return float32 mean and variance over `axes`, which are kept with size 1.
+
+    XLA's CPU compiler makes one slow operation of these sums and the convolution or product before or after them. So
+    those who call this read `x` from memory, and write the result to it.
+    """
     x = x.astype(jnp.float32)
     mean = jnp.mean(x, axes, keepdims=True)
     return mean, jnp.mean(jnp.square(x - mean), axes, keepdims=True)

@@ -17,9 +17,10 @@ from jax import lax
 from jaxtyping import Array, Float, Num
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.formulations import window_slices
+from jaxcnn.layers.cpu.lowering import materialised
+from jaxcnn.layers.cpu.max_pooling import Windows, max_of_windows
 from jaxcnn.layers.geometry import Edges, Padding, output_size, per_dimension, resolve_padding
-from jaxcnn.layers.max_pooling import Windows, max_of_windows
+from jaxcnn.layers.windows import window_slices
 
 Ints = int | Sequence[int]
 
@@ -116,7 +117,7 @@ def avg_pool(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise UsageError(f"average pooling expects floats, got {x.dtype}")
     where = _windows(x, window, strides, padding, ceil_mode)
-    sums = _window_sums(x, where)
+    sums = _window_sums(materialised(x), where)  # of which XLA's CPU compiler makes one operation with a convolution
     return (sums / jnp.asarray(_counts(where, count_include_pad), sums.dtype)).astype(x.dtype)
 
 

@@ -55,4 +55,4 @@ def blocks_of(params: Any) -> frozenset[Path]:
 def _sums_over_batch(primitive: Any, *_: Any, **params: Any) -> bool:
     # What BatchNorm takes from the batch: it is small, but another pass over the activations; and on several devices
     # it would cross them once more.
-    return primitive.name == "psum" or (primitive.name == "reduce_sum" and 0 in params["axes"])
+    return primitive.name in ("psum", "channel_moments") or (primitive.name == "reduce_sum" and 0 in params["axes"])

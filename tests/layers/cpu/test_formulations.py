@@ -11,29 +11,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcnn.layers import formulations
-from jaxcnn.layers.formulations import (
-    Geometry,
-    by_examples,
-    channels_as_dimension_kernel_gradient,
-    channels_as_positions_kernel_gradient,
+from jaxcnn.layers import reference
+from jaxcnn.layers.cpu import depthwise, grouped, products, reshaped
+from jaxcnn.layers.cpu.depthwise import shifts_forward, shifts_input_gradient, windows_kernel_gradient
+from jaxcnn.layers.cpu.grouped import merged_forward, merged_input_gradient, merged_kernel_gradient
+from jaxcnn.layers.cpu.products import (
     columns_kernel_gradient,
-    im2col_forward,
-    merged_forward,
-    merged_kernel_gradient,
     patches_kernel_gradient,
-    phases_input_gradient,
     product_input_gradient,
     product_kernel_gradient,
     rows_kernel_gradient,
-    shifts_forward,
-    shifts_input_gradient,
-    shifts_kernel_gradient,
-    trimmed,
-    xla_forward,
-    xla_input_gradient,
-    xla_kernel_gradient,
 )
+from jaxcnn.layers.cpu.reshaped import (
+    by_examples,
+    channels_as_dimension_kernel_gradient,
+    channels_as_positions_kernel_gradient,
+    phases_input_gradient,
+)
+from jaxcnn.layers.cpu.trimming import trimmed
+from jaxcnn.layers.geometry import Geometry
+from jaxcnn.layers.reference import im2col_forward, xla_forward, xla_input_gradient, xla_kernel_gradient
 
 REFERENCES = {
     "forward": xla_forward,
@@ -98,8 +95,9 @@ FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
     "shifts_forward": (shifts_forward, DEPTHWISE),
     "shifts_input_gradient": (shifts_input_gradient, DEPTHWISE._replace(strides=1, most_features=1)),
     "shifts_input_gradient, strided": (shifts_input_gradient, DEPTHWISE._replace(dilation=1, most_features=1)),
-    "shifts_kernel_gradient": (shifts_kernel_gradient, DEPTHWISE),
+    "windows_kernel_gradient": (windows_kernel_gradient, DEPTHWISE),
     "merged_forward": (partial(merged_forward, dense=xla_forward, width=2), WIDE_GROUPS),
+    "merged_input_gradient": (partial(merged_input_gradient, dense=xla_input_gradient, width=2), WIDE_GROUPS),
     "merged_kernel_gradient": (partial(merged_kernel_gradient, dense=xla_kernel_gradient, width=2), WIDE_GROUPS),
     "im2col_forward": (im2col_forward, ANY),
     "trimmed forward": (trimmed(xla_forward, ("sizes", "window"), "outputs"), WIDELY_PADDED),
@@ -200,7 +198,7 @@ def test_geometries_of_networks(name, geometry):
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
 def test_a_depthwise_kernels_gradient_over_more_examples_than_are_taken_at_a_time(strides):
     geometry = Geometry((5, 6), (3, 3), strides, ((1, 1), (1, 1)), (1, 1), 3)
-    check("shifts_kernel_gradient", geometry, batch=19, channels=1, features=2)
+    check("windows_kernel_gradient", geometry, batch=19, channels=1, features=2)
 
 
 @pytest.mark.parametrize("width", [1, 4])
@@ -260,8 +258,9 @@ def test_what_a_geometry_says_of_itself():
 def test_every_formulation_is_here():
     functions = {
         name
-        for name, f in vars(formulations).items()
-        if callable(f) and getattr(f, "__module__", "") == (formulations.__name__)
+        for module in (reference, depthwise, grouped, products, reshaped)
+        for name, f in vars(module).items()
+        if callable(f) and getattr(f, "__module__", "") == module.__name__
     }
     computing = {name for name in functions if name.endswith(tuple(REFERENCES)) and not name.startswith("xla")}
     assert computing == {name.split(",")[0] for name in FORMULATIONS if not name.startswith("trimmed")}

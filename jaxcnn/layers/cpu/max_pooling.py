@@ -17,9 +17,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Array, Num
 
-from jaxcnn.layers.formulations import blocks_after, cropped, joined_blocks, window_slices
+from jaxcnn.layers.cpu.primitives import platform_primitive
+from jaxcnn.layers.cpu.strided_blocks import blocks_after, cropped, joined_blocks
 from jaxcnn.layers.geometry import Edges
-from jaxcnn.layers.primitives import platform_primitive
+from jaxcnn.layers.windows import window_slices
 
 
 class Windows(NamedTuple):
@@ -41,7 +42,8 @@ def max_of_windows(x: Num[Array, "batch *sizes channels"], windows: Windows) -> 
 # By XLA --------------------------------------------------------------------------------------------------------------
 
 
-def _xla_max(x: Array, windows: Windows) -> Array:
+def xla_max(x: Array, windows: Windows) -> Array:
+    """Return what `max_of_windows` does, by XLA's `reduce_window`."""
     window, strides, padding = windows
     return lax.reduce_window(
         x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
@@ -49,11 +51,11 @@ def _xla_max(x: Array, windows: Windows) -> Array:
 
 
 def _xla_picked(dx: Array, x: Array, windows: Windows) -> Array:
-    return jax.jvp(functools.partial(_xla_max, windows=windows), (x,), (dx,))[1]
+    return jax.jvp(functools.partial(xla_max, windows=windows), (x,), (dx,))[1]
 
 
 def _xla_placed(dy: Array, x: Array, windows: Windows) -> Array:
-    return jax.vjp(functools.partial(_xla_max, windows=windows), x)[1](dy)[0]
+    return jax.vjp(functools.partial(xla_max, windows=windows), x)[1](dy)[0]
 
 
 def _lowest(dtype: np.dtype) -> np.ndarray:
@@ -134,7 +136,7 @@ def _batched(primitive: Primitive, operands, axes, *, windows: Windows):
     return out.reshape(count, -1, *out.shape[1:]), 0
 
 
-_max = platform_primitive("max_pool", _xla_max, _cpu_max, _batched)
+_max = platform_primitive("max_pool", xla_max, _cpu_max, _batched)
 # The derivative, linear in the first operand: what lay at the places of the maxima, and its transpose.
 _picked = platform_primitive("max_pool_picked", _xla_picked, _cpu_picked, _batched)
 _placed = platform_primitive("max_pool_placed", _xla_placed, _cpu_placed, _batched)

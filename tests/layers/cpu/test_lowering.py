@@ -19,8 +19,9 @@ from jax.test_util import check_grads
 import jaxcnn.models
 from jaxcnn import backend
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import Conv, conv, conv_transpose, formulations, lowering
-from jaxcnn.layers.formulations import LAYOUTS
+from jaxcnn.layers import Conv, conv, conv_transpose
+from jaxcnn.layers.cpu import lowering
+from jaxcnn.layers.reference import LAYOUTS, xla_forward, xla_input_gradient
 from jaxcnn.models.resnet import resnet_tiny
 from jaxcnn.tasks import Classification
 from jaxcnn.train.state import create_state
@@ -104,9 +105,9 @@ def test_values_and_derivatives_of_first_and_second_order(case):
 
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case][-1] > 1])
 @pytest.mark.parametrize("fast", [False, True])
-def test_grouped_convolutions_with_and_without_a_compiler_that_has_fast_ones(case, fast, monkeypatch):
-    monkeypatch.setattr(lowering, "_ONEDNN", fast)
-    same(derivatives, case)
+def test_grouped_convolutions_with_and_without_a_compiler_that_has_fast_ones(case, fast):
+    with backend.with_onednn(fast):
+        same(derivatives, case)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -308,7 +309,7 @@ def test_other_platforms_get_xlas_program(case):
 
 def without_ours(monkeypatch):
     """Let XLA's convolution stand for our primitives, and nothing for `materialised`."""
-    forward = {"convolve": formulations.xla_forward, "convolve_input_gradient": formulations.xla_input_gradient}
+    forward = {"convolve": xla_forward, "convolve_input_gradient": xla_input_gradient}
     monkeypatch.setattr(lowering, "_bind", lambda primitive, a, b, geometry: forward[primitive.name](a, b, geometry))
     monkeypatch.setattr("jaxcnn.layers.blocks.materialised", lambda x: x)
 
@@ -324,7 +325,8 @@ def test_a_training_step_elsewhere_is_xlas_own(monkeypatch):
 
     def step_of(platform):
         model = resnet_tiny(stem="cifar", block="basic", num_classes=5)
-        state = jax.eval_shape(partial(create_state, model, tx, images=batch["image"]), jax.random.key(0))
+        made = lambda key: create_state(model.init(key, jnp.zeros(shape)), tx, key)  # noqa: E731
+        state = jax.eval_shape(made, jax.random.key(0))
         return operations(make_train_step(model, tx, Classification()), state, batch, platform=platform)
 
     platforms = ("cuda", "tpu", "cpu")

@@ -5,6 +5,7 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
@@ -37,6 +38,13 @@ def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: 
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
     mlir.register_lowering(primitive, mlir.lower_fun(where_sizes_are_known, multiple_results=False), platform="cpu")
     return primitive
+
+
+def alike_over_devices(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Return the operands, in a shard_map as what differs between devices if one of them does, as the result will."""
+    varying = [jax.typeof(x).manual_axis_type.varying for x in operands]
+    missing = [frozenset().union(*varying) - each for each in varying]
+    return tuple(lax.pcast(x, tuple(m), to="varying") if m else x for x, m in zip(operands, missing, strict=True))
 
 
 @cache

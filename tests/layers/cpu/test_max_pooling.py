@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxcnn.layers import max_pool
-from jaxcnn.layers.max_pooling import Windows, max_of_windows
+from jaxcnn.layers.cpu.max_pooling import Windows, max_of_windows
 
 # Sizes, windows, strides, padding with what ceil mode reaches.
 CASES = {
