@@ -2,7 +2,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check slow clean
+.PHONY: demo test pages check slow clean
 
 demo: $(VENV)/installed
 	$(BIN)/jaxcnn train experiments/lenet_digits.py
@@ -10,6 +10,10 @@ demo: $(VENV)/installed
 # Whole files go to one process each: their tests share what they have compiled.
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The commands and code of README, docs and notebooks, and a user's own parts of every kind.
+pages: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto -m slow tests/e2e/test_pages.py tests/test_notebooks.py tests/e2e/test_own_parts.py
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

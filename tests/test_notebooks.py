@@ -21,6 +21,7 @@ def outputs_of(notebook):
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_shows_what_it_was_kept_with(path, tmp_path, monkeypatch):
     import nbformat

@@ -188,7 +188,8 @@ CASES = {
     "arrays": (DATA.format(source="data.py:arrays"), "test/accuracy", 0.9),
     "iterable": (DATA.format(source="data.py:iterables"), "test/accuracy", 0.9),
 }
-SLOW = ("loss", "augmentation", "optimiser", "arrays")  # these kinds of part are in the others, too, or in one process
+# These kinds of part are in the others, too, or in one process.
+SLOW = ("loss", "augmentation", "optimiser", "arrays", "iterable")
 READ = """
 import json, sys
 import numpy as np
@@ -277,7 +278,7 @@ def test_own_parts(name, tmp_path):
     ("name", "metric", "holds"),
     [
         ("angle", "test/degrees", lambda value: value < 4),
-        ("shapes", "test/mean_iou", lambda value: value > 0.85),
+        pytest.param("shapes", "test/mean_iou", lambda value: value > 0.85, marks=pytest.mark.slow),
     ],
 )
 def test_examples_reach_their_scores(name, metric, holds, tmp_path):

@@ -68,19 +68,21 @@ def follow(page, folder):
     return files, commands, code
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_the_readme(tmp_path):
     files, commands, code = follow("README.md", tmp_path)
     assert list(files) == ["my_digits.py"] and len(commands) >= 8 and "Trainer" in code and "jaxcnn.jit" in code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "at_least"),
     [
         ("docs/own-parts.md", (1, 3, "Trainer")),
         ("docs/own-loop.md", (0, 0, "make_train_step")),
         ("docs/tasks.md", (0, 0, "class Pairs")),
-        pytest.param("docs/runs.md", (0, 6, "load_run"), marks=pytest.mark.slow),
+        ("docs/runs.md", (0, 6, "load_run")),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
