@@ -88,12 +88,13 @@ def _groups_at_once(groups: int, channels: int) -> int:
     return max(w for w in (1, 2, 4, 8) if groups % w == 0 and (w == 1 or w * channels <= 16))
 
 
-def _depthwise(kernel: Array, geometry: Geometry) -> bool:
-    return geometry.groups > 1 and kernel.shape[-2] == 1
+def _is_small_depthwise(kernel: Array, geometry: Geometry) -> bool:
+    # One product for each tap: the 64x64 of a layer that enlarges 32 times would be a program of 4,096 parts.
+    return geometry.groups > 1 and kernel.shape[-2] == 1 and math.prod(geometry.window) <= 81
 
 
 def _shifts_give_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> bool:
-    one_each = _depthwise(kernel, geometry) and geometry.groups == y.shape[-1]
+    one_each = _is_small_depthwise(kernel, geometry) and geometry.groups == y.shape[-1]
     return one_each and (geometry.unit_strides or geometry.dense) and not _by_onednn(y)
 
 
@@ -158,7 +159,7 @@ def eight_rows_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
 
 RULES: dict[Kind, tuple[Rule, ...]] = {
     "forward": (
-        Rule(shifts_forward, lambda x, kernel, g: _depthwise(kernel, g) and not _by_onednn(x)),
+        Rule(shifts_forward, lambda x, kernel, g: _is_small_depthwise(kernel, g) and not _by_onednn(x)),
         Rule(merged_where_narrow_forward, lambda x, kernel, g: g.groups > 1 and not _by_onednn(x)),
         Rule(xla_forward, _always),
     ),

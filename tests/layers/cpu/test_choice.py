@@ -72,3 +72,10 @@ def test_plain_jit_is_never_left_with_a_grouped_convolution(kind):
     assert set(groups.findall(jax.jit(f).lower(x, kernel).as_text())) <= {"1"}
     if backend.ONEDNN in backend.compiler_options("cpu"):
         assert "8" in groups.findall(backend.jit(f).lower(x, kernel).as_text())
+
+
+def test_a_depthwise_window_of_many_taps_is_no_sum_of_products():
+    enlarging = Geometry((96, 96), (64, 64), (32, 32), ((0, 0), (0, 0)), (1, 1), 3)
+    shapes = {"forward": (8, 96, 96, 3), "input_gradient": (8, 2, 2, 3)}
+    for kind, shape in shapes.items():
+        assert "shifts" not in chosen(kind, shape, (64, 64, 1, 3), enlarging, onednn=False)
