@@ -5,15 +5,14 @@ any thread and in a notebook alike, and the same numbers give the same PNG bytes
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxcnn.errors import UsageError
-from jaxcnn.files import write_atomically
-from jaxcnn.report.canvas import blank, house_style, notice, png, shorten, show_image
+from jaxcnn.report.canvas import blank, house_style, notice, shorten, show_image
 from jaxcnn.report.tables import check_predictions, metric_value
 
 if TYPE_CHECKING:
@@ -47,15 +46,23 @@ def hardest(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> I
     return wrong[np.argsort(-losses(logits, labels)[wrong], kind="stable")]
 
 
-def curves(metrics_rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Draw loss, accuracy and learning rate against the step; a panel with nothing logged is left out.
+def curves(
+    metrics_rows: Sequence[Mapping[str, Any]], metric: str = "accuracy", loss: str = "Loss: cross-entropy (nats)"
+) -> "Figure":
+    """Draw loss, a metric and learning rate against the step; a panel with nothing logged is left out.
 
     Args:
         metrics_rows: rows of `metrics.jsonl` (`read_metrics`): "step" with "train/loss", "val/accuracy", ...
+        metric: its name, without the split's.
+        loss: what the loss is, in words.
     """
-    draw = {"loss": _draw_loss, "accuracy": _draw_accuracy, "learning_rate": _draw_learning_rate}
+    draw: dict[str, Callable[..., None]] = {
+        metric: partial(_draw_metric, metric),
+        "loss": partial(_draw_loss, loss),
+        "learning_rate": _draw_learning_rate,
+    }
     logged = {key.split("/")[-1] for row in metrics_rows for key in row}
-    panels = [name for name in draw if name in logged]
+    panels = [name for name in dict.fromkeys(["loss", metric, "learning_rate"]) if name in logged]
     with house_style():
         if not panels:
             return notice("Training curves", "No metrics have been logged yet.")
@@ -165,32 +172,6 @@ def worst_mistakes(
         return figure
 
 
-def write_figures(
-    run_dir: Path,
-    metrics_rows: Sequence[Mapping[str, Any]],
-    images_of: ImagesOf,
-    logits: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, "n"],
-    class_names: Sequence[str],
-) -> list[Path]:
-    """Draw every figure of a run into `run_dir/figures` and return the paths of the PNG files.
-
-    Raises:
-        UsageError: matplotlib is not installed, or the arrays do not fit together.
-    """
-    figures = {
-        "curves": curves(metrics_rows),
-        "confusion_matrix": confusion_matrix(logits, labels, class_names),
-        "worst_mistakes": worst_mistakes(images_of, logits, labels, class_names),
-    }
-    paths = []
-    for name, figure in figures.items():
-        path = Path(run_dir) / "figures" / f"{name}.png"
-        write_atomically(path, png(figure))
-        paths.append(path)
-    return paths
-
-
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
     return [row["step"] for row in rows if key in row], [row[key] for row in rows if key in row]
 
@@ -216,17 +197,17 @@ def _draw_splits(axes: "Axes", rows: Sequence[Mapping[str, Any]], metric: str, s
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, borderaxespad=0.1, fontsize=9)
 
 
-def _draw_loss(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_loss(label: str, axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
     _draw_splits(axes, rows, "loss", 1)
-    axes.set_ylabel("Loss: cross-entropy (nats)")
+    axes.set_ylabel(label)
     drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
     if drawn.min() > 0 and drawn.max() > 10 * drawn.min():
         _log_scale(axes)
 
 
-def _draw_accuracy(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
-    _draw_splits(axes, rows, "accuracy", 100)
-    axes.set_ylabel("Accuracy (%)")
+def _draw_metric(metric: str, axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    _draw_splits(axes, rows, metric, 100 if metric == "accuracy" else 1)
+    axes.set_ylabel("Accuracy (%)" if metric == "accuracy" else metric.replace("_", " ").capitalize())
 
 
 def _draw_learning_rate(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:

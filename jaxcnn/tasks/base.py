@@ -126,7 +126,7 @@ class Task(Config):
         """Return what draws the figures of a finished run, by file name without suffix, on the host."""
         from jaxcnn.report.figures import curves
 
-        return {"curves": lambda: curves(finished.rows)}
+        return {"curves": lambda: curves(finished.rows, self.best[0], "Loss")}
 
 
 def kept_dtype(array: Any) -> np.ndarray:

@@ -115,12 +115,12 @@ class Classification(Task, at="task"):
 
     def figures(self, finished: Finished) -> Mapping[str, "Callable[[], Figure]"]:
         """Return curves, confusion matrix and worst mistakes."""
-        from jaxcnn.report.figures import confusion_matrix, worst_mistakes
+        from jaxcnn.report.figures import confusion_matrix, curves, worst_mistakes
 
         logits, labels = finished.collected["logits"], finished.collected["labels"]
         names = _class_names(finished.fields)
         return {
-            **super().figures(finished),
+            "curves": lambda: curves(finished.rows),
             "confusion_matrix": lambda: confusion_matrix(logits, labels, names),
             "worst_mistakes": lambda: worst_mistakes(finished.images, logits, labels, names),
         }

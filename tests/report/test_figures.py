@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcnn.data import Image, Label
 from jaxcnn.errors import UsageError
-from jaxcnn.report.canvas import png
+from jaxcnn.report.canvas import png, write_figures
 from jaxcnn.report.figures import (
     confusion_counts,
     confusion_matrix,
@@ -19,8 +20,8 @@ from jaxcnn.report.figures import (
     hardest,
     losses,
     worst_mistakes,
-    write_figures,
 )
+from jaxcnn.tasks import Classification, Finished
 
 ROWS = [
     *({"step": 10 * i, "train/loss": 2 / i, "train/accuracy": 1 - 1 / i, "learning_rate": 0.1} for i in range(1, 9)),
@@ -211,18 +212,37 @@ def test_class_names_are_shown_as_they_are():
     assert names[1] in text and "an extremely long…" in text
 
 
-def test_write_figures_gives_the_same_bytes_at_any_time_and_under_any_style(tmp_path):
+def test_figures_are_the_same_bytes_at_any_time_and_under_any_style(tmp_path):
     import matplotlib
 
     images, logits, labels, names = example(4, channels=1)
-    paths = write_figures(tmp_path / "a", ROWS, images.__getitem__, logits, labels, names)
-    assert [path.name for path in paths] == ["curves.png", "confusion_matrix.png", "worst_mistakes.png"]
+    collected = {"logits": logits, "labels": labels}
+    finished = Finished(ROWS, collected, images.__getitem__, {"image": Image(1), "label": Label(tuple(names))})
+    said = []
+    write_figures(Classification().figures(finished), tmp_path / "a", said.append)
+    paths = sorted((tmp_path / "a").iterdir())  # nothing partial stays behind
+    assert [path.name for path in paths] == ["confusion_matrix.png", "curves.png", "worst_mistakes.png"]
     time.sleep(1.1)  # a date in the file would differ
     with matplotlib.rc_context({"font.size": 20, "savefig.dpi": 40, "axes.facecolor": "red"}):
-        again = write_figures(tmp_path / "b", ROWS, images.__getitem__, logits, labels, names)
-    for first, second in zip(paths, again, strict=True):
-        assert first.read_bytes() == second.read_bytes()
-    assert sorted((tmp_path / "a" / "figures").iterdir()) == sorted(paths)  # nothing partial stays behind
+        write_figures(Classification().figures(finished), tmp_path / "b", said.append)
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert not said
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path):
+    said = []
+    figures = {"broken": lambda: 1 / 0, "curves": lambda: curves(ROWS)}
+    write_figures(figures, tmp_path, said.append)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    assert said == ["no figure broken: division by zero"]
+
+
+def test_the_metric_of_a_task_is_drawn_by_its_name():
+    rows = [{"step": 1, "train/loss": 2.0, "train/mean_iou": 0.25, "test/mean_iou": 0.5}]
+    figure = curves(rows, "mean_iou", "Loss")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Loss", "Mean iou"]
+    assert [axes.get_ylabel() for axes in curves(rows, "loss", "Loss").axes] == ["Loss"]
 
 
 def test_figures_leave_pyplot_alone_and_importing_them_leaves_matplotlib_alone():
