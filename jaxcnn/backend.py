@@ -72,7 +72,7 @@ class _Jitted:
         return self if instance is None else types.MethodType(self, instance)  # a method's `self`
 
     def __getattr__(self, name: str) -> Any:  # trace, lower, ...
-        if name in ("_part", "_whole", "_fun"):  # not yet there, while it is copied
+        if "_part" not in vars(self):  # while it is copied
             raise AttributeError(name)
         return getattr(self._whole, name)
 

@@ -24,9 +24,9 @@ import bench_tools
 import jax
 from bench_ours import Program
 from bench_tools import Counter, Results
-from jaxcnn.runs.environment import environment
 
 from jaxcnn import backend
+from jaxcnn.environment import environment
 from jaxcnn.errors import UsageError, unknown
 from jaxcnn.layers import blocks, pool
 from jaxcnn.layers.cpu import max_pooling
