@@ -1,5 +1,6 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and its checksum."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -36,3 +37,9 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -31,7 +31,13 @@ def epoch_permutation(key: Key[Array, ""], epoch: int | Array, n: int) -> Int32[
 
 
 def batches_per_epoch(n: int, batch_size: int, last_batch: LastBatch) -> Fraction:
-    """Return how many batches an epoch is, exactly: not a whole number where batches go on into the next one."""
+    """Return how many batches an epoch is, exactly: not a whole number where batches go on into the next one.
+
+    Raises:
+        UsageError: the batch is larger than the data set.
+    """
+    if not 1 <= batch_size <= n:
+        raise UsageError(f"a batch of {batch_size} does not fit the {n} training examples: expected 1 to {n}")
     whole, rest = divmod(n, batch_size)
     counts = {"continue": Fraction(n, batch_size), "drop": Fraction(whole), "pad": Fraction(whole + bool(rest))}
     return counts[last_batch]
@@ -46,8 +52,7 @@ class Order:
         Raises:
             UsageError: the batch is larger than the data set.
         """
-        if not 1 <= batch_size <= n:
-            raise UsageError(f"a batch of {batch_size} does not fit the {n} training examples: expected 1 to {n}")
+        batches_per_epoch(n, batch_size, last_batch)
         self.key, self.n, self.batch_size, self.last_batch = key, n, batch_size, last_batch
         self._lock = threading.Lock()
         self._kept: dict[int, Int32[np.ndarray, " n"]] = {}

@@ -30,7 +30,7 @@ from jaxcnn.data import Description
 from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.environment import version
 from jaxcnn.experiment import Experiment
-from jaxcnn.files import write_atomically
+from jaxcnn.files import sha256, write_atomically
 from jaxcnn.keys import init_key
 from jaxcnn.parts import Finder, Part, is_reference
 from jaxcnn.runs.trainer import Trainer
@@ -106,7 +106,7 @@ def sources_of(experiment: Experiment, finder: Finder) -> Sources:
       UsageError: a part cannot be found.
     """
     found = finder.sources(experiment.references)
-    files = {name: {"path": str(path), "sha256": _sha256(path)} for name, path in found.items()}
+    files = {name: {"path": str(path), "sha256": sha256(path)} for name, path in found.items()}
     digest = hashlib.sha256(_own_sources().encode())
     for name, file in sorted(files.items()):
         digest.update(f"{name} {file['sha256']}\n".encode())
@@ -116,12 +116,8 @@ def sources_of(experiment: Experiment, finder: Finder) -> Sources:
 @cache
 def _own_sources() -> str:
     paths = sorted(_ROOM.rglob("*.py"))
-    lines = [f"{path.relative_to(_ROOM)} {_sha256(path)}" for path in paths]
+    lines = [f"{path.relative_to(_ROOM)} {sha256(path)}" for path in paths]
     return "\n".join([*lines, *_versions(_PACKAGES)])
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _versions(packages: Iterable[str]) -> list[str]:
@@ -201,7 +197,7 @@ def _program(function: Callable, like: tuple, platform: str) -> Program:
             digests[name] = hashlib.sha256(text.encode()).hexdigest()
         return digests[name]
 
-    sha256 = digest("main")
+    whole = digest("main")
     distinct = {digests[name]: functions[name] for name in digests}
     operations = Counter(
         hashlib.sha256(_SYMBOL.sub("@", _VALUE.sub("%", line.strip())).encode()).hexdigest()[:8]
@@ -209,7 +205,7 @@ def _program(function: Callable, like: tuple, platform: str) -> Program:
         for line in text.splitlines()
         if "stablehlo." in line or "call @" in line or "chlo." in line
     )
-    return Program(sha256, dict(operations))
+    return Program(whole, dict(operations))
 
 
 def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:

@@ -342,11 +342,7 @@ def timetable(train: TrainConfig, eval: EvalConfig, checkpoint: CheckpointConfig
     Raises:
       UsageError: there are more than a counter holds, or fewer examples than a batch has.
     """
-    examples = data.sizes["train"]
-    if train.batch_size > examples:
-        have = f"the {examples} training examples: expected 1 to {examples}"
-        raise UsageError(f"a batch of {train.batch_size} does not fit {have}")
-    epoch = batches_per_epoch(examples, train.batch_size, data.last_batch)
+    epoch = batches_per_epoch(data.sizes["train"], train.batch_size, data.last_batch)
     # Exactly, as the numbers are written: in floats, 1.1 epochs may be a step more.
     steps = train.steps or math.ceil(Fraction(repr(train.epochs)) * epoch)
     if steps >= 2**31:

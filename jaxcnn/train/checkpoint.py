@@ -6,7 +6,6 @@ before it as they were.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 
 from jaxcnn.errors import RunError
-from jaxcnn.files import fsync
+from jaxcnn.files import fsync, sha256
 from jaxcnn.train.parallel import together
 
 _SPACE_BESIDE_ARRAYS = 200_000
@@ -177,12 +176,7 @@ def verify(folder: Path) -> None:
 
 def _checksums(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
-    return "".join(f"{_sha256(path)}  {path.relative_to(folder)}\n" for path in files)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "".join(f"{sha256(path)}  {path.relative_to(folder)}\n" for path in files)
 
 
 @contextlib.contextmanager
