@@ -175,11 +175,6 @@ class Geometry(NamedTuple):
         return self.groups == 1 and math.prod(self.window) == 1 and not any(map(any, self.padding))
 
     @property
-    def tiles(self) -> bool:
-        """Whether the windows lie side by side, and see all channels."""
-        return self.groups == 1 and self.window == self.strides and self.dense and not any(map(any, self.padding))
-
-    @property
     def dense(self) -> bool:
         """Whether the window has no holes."""
         return all(d == 1 for d in self.dilation)

@@ -16,15 +16,11 @@ from jaxcnn.backend import with_onednn
 from jaxcnn.layers.cpu.depthwise import shifts_forward, shifts_input_gradient, windows_kernel_gradient
 from jaxcnn.layers.cpu.grouped import merged_forward, merged_input_gradient, merged_kernel_gradient
 from jaxcnn.layers.cpu.products import (
-    columns_kernel_gradient,
-    patches_kernel_gradient,
-    product_input_gradient,
     product_kernel_gradient,
     rows_kernel_gradient,
 )
 from jaxcnn.layers.cpu.reshaped import (
     by_examples,
-    channels_as_dimension_kernel_gradient,
     channels_as_positions_kernel_gradient,
     phases_input_gradient,
 )
@@ -98,19 +94,14 @@ def _shifts_give_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> 
     return one_each and (geometry.unit_strides or geometry.dense) and not _by_onednn(y)
 
 
-def _are_wide_groups(x: Array, y: Array, geometry: Geometry) -> bool:
-    wide = geometry.groups > 1 and x.shape[-1] // geometry.groups >= 8
-    return wide and geometry.dilation[-1] == 1 and with_onednn.value and _is_wide(x)
-
-
 def _are_fewest_channels(x: Array, y: Array, geometry: Geometry) -> bool:
     fewest = x.shape[-1] * y.shape[-1] <= 16
     return fewest and len(geometry.window) == 2 and geometry.unit_strides and geometry.dense
 
 
-def _is_large_stem(x: Array, y: Array, geometry: Geometry) -> bool:
-    large = y.shape[-1] >= 16 and y.size > 2**20
-    return large and math.prod(geometry.window) * x.shape[-1] <= 36 and with_onednn.value and _is_wide(x)
+def _are_few_channels(x: Array, y: Array, geometry: Geometry) -> bool:
+    few = 8 <= x.shape[-1] <= 16 and x.shape[0] >= 32
+    return few and len(geometry.window) == 2 and geometry.dilation[-1] == 1 and _is_wide(x)
 
 
 def _is_larger_than_caches(x: Array, y: Array, geometry: Geometry) -> bool:
@@ -164,7 +155,6 @@ RULES: dict[Kind, tuple[Rule, ...]] = {
         Rule(xla_forward, _always),
     ),
     "input_gradient": (
-        Rule(product_input_gradient, lambda y, kernel, g: g.pointwise),
         Rule(shifts_input_gradient, _shifts_give_input_gradient),
         Rule(merged_where_narrow_input_gradient, lambda y, kernel, g: g.groups > 1 and not _by_onednn(y)),
         Rule(phases_input_gradient, lambda y, kernel, g: not g.unit_strides and g.dense),
@@ -172,15 +162,12 @@ RULES: dict[Kind, tuple[Rule, ...]] = {
     ),
     "kernel_gradient": (
         Rule(product_kernel_gradient, lambda x, y, g: g.pointwise),
-        Rule(patches_kernel_gradient, lambda x, y, g: g.tiles),
         Rule(windows_kernel_gradient, lambda x, y, g: 1 < g.groups == x.shape[-1]),
-        Rule(sixteen_examples_kernel_gradient, _are_wide_groups),
         Rule(merged_where_narrow_kernel_gradient, lambda x, y, g: g.groups > 1),
         Rule(rows_kernel_gradient, _are_fewest_channels),
-        Rule(columns_kernel_gradient, _is_large_stem),
         Rule(eight_rows_kernel_gradient, _is_larger_than_caches),
+        Rule(sixteen_examples_kernel_gradient, _are_few_channels),
         Rule(channels_as_positions_kernel_gradient, lambda x, y, g: g.dilation[-1] == 1),
-        Rule(channels_as_dimension_kernel_gradient, lambda x, y, g: len(g.window) <= 2),
         Rule(xla_kernel_gradient, _always),
     ),
 }

@@ -1,4 +1,4 @@
-"""Kernel and input gradients as matrix products."""
+"""Kernel gradients as matrix products."""
 
 import math
 
@@ -8,17 +8,6 @@ from jaxtyping import Array
 
 from jaxcnn.layers.geometry import Geometry
 from jaxcnn.layers.precision import dot, wide_dot, zero
-from jaxcnn.layers.reference import LAYOUTS
-
-
-def product_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
-    """Return a pointwise convolution's gradient by its input: one product, then zeros at the skipped positions."""
-    x = dot(y, kernel.reshape(kernel.shape[-2:]), ((y.ndim - 1,), (1,)))
-    ends = [
-        (0, size - (out - 1) * s - 1, s - 1)
-        for size, out, s in zip(geometry.sizes, geometry.outputs, geometry.strides, strict=True)
-    ]
-    return x if geometry.unit_strides else lax.pad(x, zero(x.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
 
 
 def product_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
@@ -33,20 +22,6 @@ def product_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     kernel = jnp.sum(wide_dot(a, b, ((1,), (1,)), batch=(0,)), axis=0)
     kernel = kernel.T if swapped else kernel
     return kernel.reshape(*geometry.window, *kernel.shape).astype(x.dtype)
-
-
-def patches_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return the kernel's gradient as one product, where the windows lie side by side: each position is in one."""
-    dims, channels = len(geometry.window), x.shape[-1]
-    covered = [
-        (0, o * s - size, 0) for o, s, size in zip(geometry.outputs, geometry.strides, geometry.sizes, strict=True)
-    ]
-    x = lax.pad(x, zero(x.dtype), [(0, 0, 0), *covered, (0, 0, 0)])
-    x = x.reshape(
-        x.shape[0], *[n for pair in zip(geometry.outputs, geometry.window, strict=True) for n in pair], channels
-    )
-    positions = (0, *range(1, 2 * dims, 2))
-    return dot(x, y, (positions, tuple(range(dims + 1))))
 
 
 def rows_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
@@ -66,25 +41,6 @@ def rows_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
     product = jnp.pad(product, ((0, 0), (0, out_width), (0, 0), (0, 0)))
     product = product.reshape(height, out_width, columns + 1, channels, features)
     return jnp.sum(product[:, :, :width], axis=1)
-
-
-def columns_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return the kernel's gradient as one product with the matrix of all windows (im2col), for one group.
-
-    A convolution with the identity gathers the windows, for the fewest channels faster than copies would.
-    """
-    columns = lax.conv_general_dilated_patches(
-        x,
-        geometry.window,
-        geometry.strides,
-        geometry.padding,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=LAYOUTS[len(geometry.window)],
-    )
-    columns = lax.optimization_barrier(columns)
-    columns, y = columns.reshape(-1, columns.shape[-1]), y.reshape(-1, y.shape[-1])
-    kernel = dot(columns, y, ((0,), (0,))).reshape(x.shape[-1], *geometry.window, -1)
-    return jnp.moveaxis(kernel, 0, -2)
 
 
 def _strided(x: Array, geometry: Geometry) -> Array:

@@ -78,25 +78,6 @@ def total_of(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.sum(jnp.stack(parts), axis=0)
 
 
-def channels_as_dimension_kernel_gradient(x: Array, y: Array, geometry: Geometry) -> Array:
-    """Return the kernel's gradient as above, with the channels in one more spatial dimension, of window 1.
-
-    For windows with holes, in 1 or 2 dimensions and one group.
-    """
-    dims = len(geometry.window)
-    x = jnp.moveaxis(x, 0, -1)[None]  # [1, *sizes, channels, batch]
-    y = jnp.expand_dims(jnp.moveaxis(y, 0, -2), -3)  # [*outputs, 1, batch, features]
-    kernel = lax.conv_general_dilated(
-        x,
-        y,
-        (*geometry.dilation, 1),
-        (*geometry.exact_padding, (0, 0)),
-        rhs_dilation=(*geometry.strides, 1),
-        dimension_numbers=LAYOUTS[dims + 1],
-    )
-    return kernel[0]
-
-
 def phases_input_gradient(y: Array, kernel: Array, geometry: Geometry) -> Array:
     """Return a strided convolution's gradient by its input as interleaved gradients of unstrided ones.
 

@@ -15,16 +15,9 @@ from jaxcnn.layers import reference
 from jaxcnn.layers.cpu import depthwise, grouped, products, reshaped
 from jaxcnn.layers.cpu.depthwise import shifts_forward, shifts_input_gradient, windows_kernel_gradient
 from jaxcnn.layers.cpu.grouped import merged_forward, merged_input_gradient, merged_kernel_gradient
-from jaxcnn.layers.cpu.products import (
-    columns_kernel_gradient,
-    patches_kernel_gradient,
-    product_input_gradient,
-    product_kernel_gradient,
-    rows_kernel_gradient,
-)
+from jaxcnn.layers.cpu.products import product_kernel_gradient, rows_kernel_gradient
 from jaxcnn.layers.cpu.reshaped import (
     by_examples,
-    channels_as_dimension_kernel_gradient,
     channels_as_positions_kernel_gradient,
     phases_input_gradient,
 )
@@ -51,7 +44,6 @@ class Domain(NamedTuple):
     groups: tuple[int, ...] = (1, 2, 3)
     depthwise: bool = False
     most_features: int = 3
-    side_by_side: bool = False
 
 
 ANY = Domain()
@@ -63,12 +55,7 @@ WIDE_GROUPS = Domain(groups=(2, 4))
 WIDELY_PADDED = Domain(most_padding=7)
 
 FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
-    "product_input_gradient": (product_input_gradient, POINTWISE),
     "product_kernel_gradient": (product_kernel_gradient, POINTWISE),
-    "patches_kernel_gradient": (
-        patches_kernel_gradient,
-        Domain(dilation=1, most_padding=0, groups=(1,), side_by_side=True),
-    ),
     "rows_kernel_gradient": (rows_kernel_gradient, Domain((2,), strides=1, dilation=1, groups=(1,))),
     "channels_as_positions_kernel_gradient": (
         channels_as_positions_kernel_gradient,
@@ -85,11 +72,6 @@ FORMULATIONS: dict[str, tuple[Callable, Domain]] = {
     "channels_as_positions_kernel_gradient, two rows at a time": (
         partial(channels_as_positions_kernel_gradient, rows=2),
         ONE_GROUP._replace(last_dilation=1),
-    ),
-    "columns_kernel_gradient": (columns_kernel_gradient, ONE_GROUP),
-    "channels_as_dimension_kernel_gradient": (
-        channels_as_dimension_kernel_gradient,
-        ONE_GROUP._replace(dims=(1, 2)),
     ),
     "phases_input_gradient": (phases_input_gradient, DENSE),
     "shifts_forward": (shifts_forward, DEPTHWISE),
@@ -133,7 +115,6 @@ def problems(draw, domain):
         [pick(fixed, high) for _ in range(dims)]
         for fixed, high in ((domain.window, 4), (domain.strides, 3), (domain.dilation, 2))
     )
-    strides = window if domain.side_by_side else strides
     dilation[-1] = domain.last_dilation or dilation[-1]
     # A transposed convolution with output padding is one with less than no padding at the end.
     most = domain.most_padding
@@ -186,11 +167,10 @@ def test_a_formulation_is_xlas_in_its_domain(name):
         "im2col_forward",
         "phases_input_gradient",
         "channels_as_positions_kernel_gradient, two rows at a time",
-        "channels_as_dimension_kernel_gradient",
     ],
 )
 def test_geometries_of_networks(name, geometry):
-    if geometry is ATROUS and ("phases" in name or "positions" in name):
+    if geometry is ATROUS and "im2col" not in name:
         geometry = geometry._replace(dilation=(1, 1))
     check(name, geometry, batch=2, channels=3, features=4)
 
@@ -226,8 +206,7 @@ def test_bfloat16_is_kept_and_summed_in_float32(name):
     dims = 2 if 2 in domain.dims else domain.dims[0]
     groups = domain.groups[-1]
     window = domain.window or 3
-    strides = window if domain.side_by_side else 1
-    geometry = Geometry((16,) * dims, (window,) * dims, (strides,) * dims, ((0, 0),) * dims, (1,) * dims, groups)
+    geometry = Geometry((16,) * dims, (window,) * dims, (1,) * dims, ((0, 0),) * dims, (1,) * dims, groups)
     # 512 or more terms, of examples and positions for the kernel's gradient, else of taps and channels or features.
     kind = kind_of(name)
     batch = 32 if kind == "kernel_gradient" else 1
