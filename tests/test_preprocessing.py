@@ -89,9 +89,9 @@ def test_what_is_no_image(tmp_path):
     for given, message in (
         (tmp_path / "none.jpg", "there is no image"),
         (tmp_path, "is a folder"),
-        (tmp_path / "text.jpg", "is not an image"),
-        (tmp_path / "empty.png", "is not an image"),
-        (tmp_path / "cut.png", "cannot be read"),
+        (tmp_path / "text.jpg", "text.jpg cannot be used: begins with b'text': expected JPEG, PNG"),
+        (tmp_path / "empty.png", "empty.png cannot be used: an empty file"),
+        (tmp_path / "cut.png", "cut.png cannot be used: image file is truncated"),
         (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\]: expected uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\]: expected"),
         (np.zeros((2, 4, 4, 3), np.uint8), "expected uint8"),

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tfds
 
-from jaxcnn.data.bad import BadExample
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.decode import BadImage, decode
 from jaxcnn.data.fields import Image as ImageField
 from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.records import ArrayRecords, Subset, digest
 from jaxcnn.data.stores.tfds_builder import open_builder
 from jaxcnn.data.stores.tfds_records import open_tfds
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.opening import BadImage
+from jaxcnn.images.pixels import decode
 
 
 def test_arrays():

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tar
 
-from jaxcnn.data.bad import BadExample
-from jaxcnn.data.decode import decode
 from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.tar import open_tar
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.pixels import decode
 
 
 def listed(records):

@@ -20,13 +20,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.bad import BadExample, BadExamples
+from jaxcnn.data.bad import BadExamples
 from jaxcnn.data.decode import decoded
 from jaxcnn.data.fields import Example, Image, Label, labelled_image
 from jaxcnn.data.reading import labelled
 from jaxcnn.data.stores.records import Records, Store, digest
 from jaxcnn.data.threads import in_order
-from jaxcnn.errors import UsageError, unknown
+from jaxcnn.errors import BadExample, UsageError, unknown
 from jaxcnn.files import fsync
 
 Format = Literal["jpeg", "raw"]
