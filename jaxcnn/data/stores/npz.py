@@ -48,7 +48,8 @@ def read_npz(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> d
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it was not written by np.savez")
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a file open that it does not like.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             size = sum(member.file_size for member in file.zip.infolist())
             if size > memory // 2:
                 raise ValueError(f"it unpacks to {size} bytes, more than half of the memory")
