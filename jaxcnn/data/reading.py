@@ -177,7 +177,7 @@ def _put_classes(name: str, kind: ClassMap, stored: Any, move: Move | None, out:
     if given.size and not 0 <= given.min() <= given.max() < len(kind.class_names):
         wrong = given.min() if given.min() < 0 else given.max()
         raise BadExample(f"{name} holds {wrong}, expected 0 to {len(kind.class_names) - 1}, or {kind.ignored}")
-    out[row] = move.classes(classes, kind.ignored)
+    out[row] = move.classes(classes.astype(out.dtype, copy=False), kind.ignored)
 
 
 def _put_boxes(name: str, kind: Boxes, stored: Any, move: Move | None, out: dict[str, np.ndarray], row: int) -> None:
