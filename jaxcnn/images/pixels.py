@@ -84,7 +84,7 @@ def decode_classes(encoded: bytes) -> Int[np.ndarray, "h w"]:
         if image.mode not in WHOLE:
             raise BadImage(f"is of mode {image.mode}, expected one channel that holds classes")
         # Less than 8 bits of grey become 8, and any brightest value of a PGM file 255 or 65535.
-        for tile in image.tile:
+        for tile in getattr(image, "tile", ()):
             raw, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
             if raw in ("L;2", "L;4") or (tile.codec_name.startswith("ppm") and rest and rest[0] not in (255, 65535)):
                 raise BadImage("has grey values that are scaled as they are read: expected 8 or 16 bits, or a palette")

@@ -6,11 +6,15 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxcnn.data.stores.npz import open_npz
+from jaxcnn.data.survey import named, opened
 from jaxcnn.errors import UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3)).astype(np.uint8)
 GOOD = {"train_images": IMAGES, "train_labels": np.arange(6) % 3}
+
+
+def open_npz(path):
+    return opened(named(str(path)))
 
 
 def saved(path, arrays, compressed=False):
