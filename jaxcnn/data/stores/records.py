@@ -3,6 +3,7 @@
 import bisect
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from jaxcnn.errors import UsageError
 
 # Files of other kinds lie about in folders of images: Thumbs.db, notes, lists of checksums.
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# The split to train on, by its name.
+_TRAIN = re.compile(r"(?<![a-z])train(ing|val)?(?![a-z])")
 
 
 class Records(Protocol):
@@ -158,7 +161,7 @@ def check_in_keeping(where: Path, classes: Mapping[str, Collection[str]], meant:
         UsageError: naming the first such split.
     """
     sharing = [one for one in classes if any(set(classes[one]) & set(classes[two]) for two in classes if two != one)]
-    expected = [split for split in classes if "train" in split.lower()] or list(meant) or sharing
+    expected = [split for split in classes if _TRAIN.search(split.lower())] or list(meant) or sharing
     theirs = {name for split in expected for name in classes[split]}
     for split, names in classes.items():
         if expected and not theirs & set(names):
