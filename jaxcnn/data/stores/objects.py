@@ -212,7 +212,7 @@ class ObjectRecords:
             raise BadExample(f"it has no {source}")
         try:
             return stored(field, given[source])
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: NumPy's, for what are no real numbers
             raise BadExample(f"{name} {error}") from error
 
     def name(self, index: int) -> str:

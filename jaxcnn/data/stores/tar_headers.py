@@ -95,9 +95,8 @@ def _members(file: int) -> Iterator[Header]:
 def _header(block: bytes, at: int, extended: dict[str, bytes]) -> tuple[Header, bytes]:
     """Return a header and its kind, with what extended headers before it say."""
     rest = block[:148] + b" " * 8 + block[156:]
-    # Some old ones took bytes for signed.
-    sums = sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest)
-    if _number(block[148:156], at) not in sums:
+    wrong = sum(rest) - _number(block[148:156], at)
+    if wrong and wrong != 256 * sum(byte > 127 for byte in rest):  # some old ones took bytes for signed
         raise _Damaged(f"{at} there is a header whose checksum is another")
     kind = block[156:157]
     is_extended = kind in (_LONG_NAME, _LONG_LINK, _PAX_OF_ALL, *_PAX)
