@@ -106,7 +106,9 @@ def eight_bits(image: "Image", mode: Literal["L", "RGB"]) -> "Image":
         kind = "whole numbers of 32 bits" if image.mode == "I" else "floating point numbers"
         raise BadImage(f"is grey in {kind}, whose range is not known: expected 8 or 16 bits")
     image.load()
-    image.info.pop("transparency", None)  # dropped in any case, and Pillow warns that it is
+    if "transparency" in image.info:  # dropped in any case, and Pillow warns that it is
+        image = image.copy()
+        del image.info["transparency"]
     return image.convert(mode)
 
 
