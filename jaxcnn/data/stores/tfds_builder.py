@@ -205,7 +205,7 @@ def find_features(info: Any) -> tuple[str, str]:
     else:
         raise UsageError(
             f"TFDS data set {info.full_name!r} is not for image classification: it has the features "
-            f"{', '.join(names) or type(features).__name__}, an image and one class label are needed"
+            f"{', '.join(map(shown, names))[:200] or type(features).__name__}, an image and one class label are needed"
         )
     if features[image].np_dtype != np.uint8:
         raise UsageError(
