@@ -20,7 +20,13 @@ def open_npz(path: Path) -> Store:
         UsageError: it is no .npz file, damaged, or larger unpacked than half the memory; or an array is not what it
             should be.
     """
-    arrays = read_npz(path, lambda name: name == "class_names" or name.endswith(("_images", "_labels")))
+    held: list[str] = []
+
+    def wanted(name: str) -> bool:
+        held.append(shown(name))
+        return name == "class_names" or name.endswith(("_images", "_labels"))
+
+    arrays = read_npz(path, wanted)
     splits: dict[str, dict[str, np.ndarray]] = {}
     for key in arrays:
         name, _, kind = key.rpartition("_")
@@ -29,8 +35,7 @@ def open_npz(path: Path) -> Store:
                 raise UsageError(f"{path} holds {shown(key)} and no {shown(name)}_labels")
             splits[name] = {"image": arrays[key], "label": arrays[f"{name}_labels"]}
     if not splits:
-        held = ", ".join(map(shown, arrays))[:200] or "none of them"
-        raise UsageError(f"{path} holds {held}; expected train_images, train_labels, ...")
+        raise UsageError(f"{path} holds {', '.join(held)[:200] or 'nothing'}; expected train_images, train_labels, ...")
     images = next(iter(splits.values()))["image"]
     names = _class_names(path, arrays["class_names"]) if "class_names" in arrays else _numbers(path, splits)
     fields: dict[str, Field] = {"image": Image(images.shape[3] if images.ndim == 4 else 1), "label": Label(names)}
