@@ -60,6 +60,13 @@ def test_what_are_no_class_names(tmp_path, names):
         open_npz(saved(tmp_path / "x.npz", GOOD | {"class_names": np.array(names)}))
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_class_names_of_what_are_no_characters(tmp_path, order):
+    names = np.full((3, 2), 0x110000, f"{order}u4").view(f"{order}U2")[:, 0]
+    with pytest.raises(UsageError, match="class_names holds 1114112, which is no character"):
+        open_npz(saved(tmp_path / "x.npz", GOOD | {"class_names": names}))
+
+
 def patched(content, mark, start, value):
     """Return an archive with another field in each record of the kind that begins with `mark`."""
     found, at = bytearray(content), content.find(mark)

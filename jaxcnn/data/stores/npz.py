@@ -1,6 +1,7 @@
 """Data sets in NumPy's .npz files: arrays {split}_images and {split}_labels, and optionally class_names."""
 
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -69,10 +70,14 @@ def read_npz(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> d
 
 
 def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
-    if names.ndim != 1 or names.dtype.kind not in "US" or not names.size:
+    if names.ndim != 1 or names.dtype.kind not in "US" or not names.nbytes:
         raise UsageError(
             f"{path}: class_names is {names.dtype} of shape {names.shape}, expected text of shape [classes]"
         )
+    if names.dtype.kind == "U":
+        points = np.ascontiguousarray(names, names.dtype.newbyteorder("=")).view(np.uint32)
+        if points.max() > sys.maxunicode:  # NumPy makes strings of them all the same, on which Python fails later
+            raise UsageError(f"{path}: class_names holds {points.max()}, which is no character")
     texts = names.tolist()
     return tuple(shown(name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name) for name in texts)
 
