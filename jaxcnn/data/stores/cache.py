@@ -107,13 +107,17 @@ def open_cache(path: Path) -> Store:
 
     try:
         made = manifest["made"]
-        if made["channels"] not in (1, 3) or any("/" in split for split in manifest["splits"]):
+        if (
+            type(made["channels"]) is not int
+            or made["channels"] not in (1, 3)
+            or any("/" in split for split in manifest["splits"])
+        ):
             raise ValueError(f"{made['channels']} channels, splits {', '.join(manifest['splits'])}")
         for split in manifest["splits"]:
             records(split)
         return Store(
             fields={"image": Image(made["channels"]), "label": Label(tuple(map(shown, manifest["class_names"])))},
-            sizes={split: entry["examples"] for split, entry in manifest["splits"].items()},
+            sizes={split: len(records(split)) for split in manifest["splits"]},
             records=records,
             note=str(manifest["note"]),
             provenance=manifest,

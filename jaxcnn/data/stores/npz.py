@@ -5,6 +5,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
             f"{path}: class_names is {names.dtype} of shape {names.shape}, expected text of shape [classes]"
         )
     if names.dtype.kind == "U":
-        points = np.ascontiguousarray(names, names.dtype.newbyteorder("=")).view(np.uint32)
+        points: Any = np.ascontiguousarray(names, names.dtype.newbyteorder("=")).view(np.uint32)
         if points.max() > sys.maxunicode:  # NumPy makes strings of them all the same, on which Python fails later
             raise UsageError(f"{path}: class_names holds {points.max()}, which is no character")
     texts = names.tolist()
