@@ -19,6 +19,10 @@ class RunError(RuntimeError):
     """A run that cannot go on (non-finite loss, full disk, no good checkpoint). Exits with 1."""
 
 
+class BadExample(Exception):
+    """One line: why an example of a data set cannot be used. It is passed over, up to a limit."""
+
+
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice most alike `value`, or None where nothing is alike."""
     names = list(choices)

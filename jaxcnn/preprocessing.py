@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn.errors import UsageError
+from jaxcnn.images.opening import BadImage, eight_bits, read_file
+from jaxcnn.images.pixels import decode
 from jaxcnn.typed import check
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Preprocessing:
 
     Called with a path, a PIL image or an array, returns the network's input. An image file is decoded and turned to
     three channels as torchvision's ImageFolder does: a grey value is repeated, an alpha channel dropped, CMYK converted
-    by Pillow, and a rotation in the EXIF data is NOT applied.
+    by Pillow, grey of 16 bits scaled to 8, and a rotation in the EXIF data is NOT applied.
 
     Attributes:
         size: height and width of the input: cut from the centre, zeros where the image is smaller. None: no crop.
@@ -78,7 +79,7 @@ class Preprocessing:
         Raises:
           UsageError: there is no such file, it is no image, or the array is of another type or shape.
         """
-        resized = self.resized(_opened(image).convert("L" if self.channels == "L" else "RGB"))
+        resized = self.resized(_opened(image, "L" if self.channels == "L" else "RGB"))
         pixels = np.asarray(resized, np.float32).reshape(resized.height, resized.width, -1)
         if self.channels == "BGR":
             pixels = pixels[..., ::-1]
@@ -130,29 +131,25 @@ def _start(length: int, wanted: int) -> int:
     return round((length - wanted) / 2) if length >= wanted else -((wanted - length) // 2)
 
 
-def _opened(image: Any) -> "Image":
-    from PIL import Image, UnidentifiedImageError
+def _opened(image: Any, mode: Literal["L", "RGB"]) -> "Image":
+    """Return an image of 8 bits in this mode, from a path, a PIL image or an array."""
+    from PIL import Image
 
     if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, str | Path):
-        path = Path(image)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: expected an image file")
         try:
-            with Image.open(path) as opened:
-                opened.load()
-                return opened
+            return eight_bits(image, mode)
+        except BadImage as error:
+            raise UsageError(f"the image cannot be used: {error}") from error
+    if isinstance(image, str | Path):
+        try:
+            pixels = decode(read_file(image), len(mode))
         except FileNotFoundError as error:
-            raise UsageError(f"there is no image {path}") from error
-        except UnidentifiedImageError as error:
-            raise UsageError(f"{path} is not an image that Pillow knows") from error
-        # Pillow's plugins raise whatever a damaged file leads them to.
-        except (
-            *(OSError, ValueError, SyntaxError, EOFError, LookupError, RuntimeError, TypeError, MemoryError),
-            *(struct.error, Image.DecompressionBombError),
-        ) as error:
-            raise UsageError(f"the image {path} cannot be read: {error}") from error
+            raise UsageError(f"there is no image {image}") from error
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            raise UsageError(f"the image {image} cannot be read: {getattr(error, 'strerror', error)}") from error
+        except BadImage as error:
+            raise UsageError(f"the image {image} cannot be used: {error}") from error
+        image = pixels
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise UsageError(
@@ -160,4 +157,4 @@ def _opened(image: Any) -> "Image":
         )
     if not array.size:
         raise UsageError(f"an image of {list(array.shape)} has no pixels")
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).convert(mode)

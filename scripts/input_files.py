@@ -14,9 +14,10 @@ from typing import Any
 
 from input_ours import Stored
 
-from jaxcnn.data.decode import BadImage, decode
 from jaxcnn.data.stores.records import is_image
 from jaxcnn.errors import UsageError
+from jaxcnn.images.opening import BadImage
+from jaxcnn.images.pixels import decode
 
 # Of a larger source, so many files evenly spread are measured: they are in memory, too.
 _MOST_FILES = 3000

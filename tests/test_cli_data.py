@@ -118,6 +118,37 @@ def test_inspect(folder, capsys):
         assert line in lines, f"{line!r} is not in {lines}"
 
 
+def test_inspect_takes_what_training_takes(tmp_path, capsys):
+    """JPEG files that Pillow does not open; grey of 16 bits; floating point; a folder whose name is no text."""
+    whole = encoded(1)
+    short = [b"\xff\xe0\0\x07JFIF\0", b"\xff\xee\0\x07Adobe", b"\xff\xe2\0\x0eICC_PROFILE\0"]
+    files = {f"ant/{number}.jpg": whole[:2] + segment + whole[2:] for number, segment in enumerate(short)}
+    files["bee/deep.png"] = png(np.full((16, 21), 0x8000, np.uint16))
+    tiff = io.BytesIO()
+    Image.fromarray(np.zeros((16, 21), np.float32)).save(tiff, "TIFF")
+    files["bee/float.tif"] = tiff.getvalue()
+    files["caf\udce9/0.jpg"] = whole
+    for name, content in files.items():
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(content)
+    found = json.loads(ran(capsys, "inspect", tmp_path / "x", "--json"))
+    train = found["splits"]["train"]
+    assert train["formats"] == {"JPEG": 4, "PNG": 1} and train["modes"] == {"RGB": 4, "I;16": 1}
+    (bad,) = train["bad"]
+    assert bad["name"].endswith("bee/float.tif") and "floating point numbers, whose range is not known" in bad["reason"]
+    assert found["class_names"] == ["ant", "bee", r"caf\udce9"]
+    assert r"caf\udce9" in ran(capsys, "inspect", tmp_path / "x").encode().decode()
+    parts = {"train_split": "train[1:]", "test_split": "train[:1]"}
+    data = load(DataConfig(source="folder", path=tmp_path / "x", image_size=8, bad_limit=0.5, **parts))
+    assert len(data.train.bad) + len(data.test.bad) == 1
+
+
+def png(pixels):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("image_size", [None, 12])
 def test_inspect_measures_what_training_measures(folder, capsys, image_size):
     size = [] if image_size is None else ["--image-size", image_size]

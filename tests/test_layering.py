@@ -23,6 +23,7 @@ ROOMS = (
     "backend",
     "environment",
     "process",
+    "images",
     "preprocessing",
     "layers",
     "models",

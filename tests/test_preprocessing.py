@@ -1,5 +1,7 @@
 """Images as torchvision prepares them, to the bit."""
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +91,9 @@ def test_what_is_no_image(tmp_path):
     for given, message in (
         (tmp_path / "none.jpg", "there is no image"),
         (tmp_path, "is a folder"),
-        (tmp_path / "text.jpg", "is not an image"),
-        (tmp_path / "empty.png", "is not an image"),
-        (tmp_path / "cut.png", "cannot be read"),
+        (tmp_path / "text.jpg", "text.jpg cannot be used: begins with b'text': expected JPEG, PNG"),
+        (tmp_path / "empty.png", "empty.png cannot be used: an empty file"),
+        (tmp_path / "cut.png", "cut.png cannot be used: image file is truncated"),
         (np.zeros((4, 4, 3)), r"float64 \[4, 4, 3\]: expected uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"uint8 \[4, 4, 4\]: expected"),
         (np.zeros((2, 4, 4, 3), np.uint8), "expected uint8"),
@@ -119,3 +121,30 @@ def test_json_of_something_else(text):
 def test_what_makes_no_input(wrong):
     with pytest.raises(UsageError, match="expected"):
         Preprocessing(**wrong)
+
+
+def test_a_picture_starts_no_program(tmp_path, monkeypatch):
+    """Pillow gives PostScript to Ghostscript, whatever the file is named."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "photo.jpg").write_bytes(eps)
+    with pytest.raises(UsageError, match=r"photo.jpg cannot be used: begins with b'%!PS-Adobe-3': expected JPEG"):
+        KINDS["usual"](tmp_path / "photo.jpg")
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "photo.jpg")
+    signal.alarm(20)  # ends the process
+    with pytest.raises(UsageError, match=r"photo.jpg cannot be used: is no file"):
+        KINDS["usual"](tmp_path / "photo.jpg")
+    signal.alarm(0)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "photo.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UsageError, match=r"photo.jpg cannot be used: has 1099511627776 bytes, expected at most"):
+        KINDS["usual"](tmp_path / "photo.jpg")

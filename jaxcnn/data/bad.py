@@ -1,16 +1,12 @@
 """Examples that cannot be used: counted, named, passed over up to a limit."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxcnn.errors import RunError
+from jaxcnn.errors import RunError, UsageError
 
 _NAMED = 5
-
-
-class BadExample(Exception):
-    """One line: why an example cannot be used."""
 
 
 class Bad(NamedTuple):
@@ -19,6 +15,12 @@ class Bad(NamedTuple):
     name: str
     """Its file or record."""
     reason: str
+
+
+def none_usable(total: int, bad: Sequence[Bad]) -> UsageError:
+    """Return the error for a split of which no example can be used, which names the first."""
+    first = f", such as {bad[0].name}: {bad[0].reason}" if bad else ""
+    return UsageError(f"none of the {total} examples can be used{first}")
 
 
 class BadExamples:

@@ -67,6 +67,8 @@ class Description:
             )
             given = values["norms"]
             norms = None if given is None else Norms(*(np.asarray(given[name], np.float32) for name in Norms._fields))
+            if norms is not None and not (np.isfinite(norms.mean).all() and (norms.std > 0).all()):
+                raise ValueError(f"norms {str(given)[:100]}")
             sizes, streamed = dict(values["examples"]), bool(values["streamed"])
             return cls(found, shapes, sizes, norms, streamed, (), values["last_batch"])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -99,6 +99,8 @@ def check_fields(fields: Fields) -> Fields:
             raise UsageError(f"a field is called {name!r}, which a batch holds already: choose another name")
         if isinstance(field, ClassMap) and 0 <= field.ignored < len(field.class_names):
             raise UsageError(f"field {name!r}: {field.ignored} is a class, and what is ignored: choose another number")
+        if isinstance(field, ClassMap) and not -(2**31) <= field.ignored < 2**31:
+            raise UsageError(f"field {name!r}: {field.ignored} is ignored, expected a number of 32 bits")
     return fields
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Shaped
 
+from jaxcnn.data.bad import none_usable
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.examples import Examples, eval_batches
 from jaxcnn.errors import UsageError
@@ -46,7 +47,8 @@ def normalisation(config: DataConfig, split: Examples, poll: Callable[[], None] 
     work.
 
     Raises:
-        UsageError: what is given does not fit the images, or they have a channel with one value only.
+        UsageError: what is given does not fit the images, they have a channel with one value only, or none of them can
+            be used.
     """
     image = split.shapes["image"]
     height, width, channels = image.shape
@@ -58,6 +60,8 @@ def normalisation(config: DataConfig, split: Examples, poll: Callable[[], None] 
     if mean is None or std is None:
         unit = unit_of(image)
         total, squares, images = _sums(split, poll)
+        if not images:
+            raise none_usable(len(split), split.bad)
         count = images * height * width
         channel_mean = total.sum((0, 1)) / count
         if mean is None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.bad import BadExample, BadExamples
+from jaxcnn.data.bad import BadExamples, none_usable
 from jaxcnn.data.casting import cast
-from jaxcnn.data.decode import decode_classes, decoded, image_size
+from jaxcnn.data.decode import decoded
 from jaxcnn.data.fields import Batch, Boxes, ClassMap, Example, Fields, Image, Label, Value, frame_of, shapes_of
 from jaxcnn.data.framing import Cut, Framing, Move, Size
 from jaxcnn.data.stores.records import Records
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.pixels import decode_classes, image_size
 
 # By how much of a pixel a box may reach outside: corners are often products of shares and sizes.
 _SLACK = 0.01
@@ -87,8 +88,7 @@ class Reading:
                 return shapes_of(self._fields, self._sizes(index))
             except BadExample as error:
                 self._note(index, error)
-        first = self._bad.in_order()[0]
-        raise UsageError(f"none of the {len(self._records)} examples can be used, such as {first.name}: {first.reason}")
+        raise none_usable(len(self._records), self._bad.in_order())
 
     def _open(self, index: int, position: int, batch: Batch, row: int) -> tuple[Example, Move | None]:
         """Read one example and put in all but its pictures; return it, and how these are to be moved."""
@@ -177,7 +177,7 @@ def _put_classes(name: str, kind: ClassMap, stored: Any, move: Move | None, out:
     if given.size and not 0 <= given.min() <= given.max() < len(kind.class_names):
         wrong = given.min() if given.min() < 0 else given.max()
         raise BadExample(f"{name} holds {wrong}, expected 0 to {len(kind.class_names) - 1}, or {kind.ignored}")
-    out[row] = move.classes(classes, kind.ignored)
+    out[row] = move.classes(classes.astype(out.dtype, copy=False), kind.ignored)
 
 
 def _put_boxes(name: str, kind: Boxes, stored: Any, move: Move | None, out: dict[str, np.ndarray], row: int) -> None:

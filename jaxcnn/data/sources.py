@@ -3,7 +3,6 @@
 import gzip
 import importlib.util
 import inspect
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -84,45 +83,9 @@ def _open_digits(config: DataConfig, poll: Poll) -> Store:
 
 
 def _open_npz(config: DataConfig, poll: Poll) -> Store:
-    """Open arrays {split}_images and {split}_labels, and optionally class_names."""
-    path = _existing(config, "file")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it was not written by np.savez")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not a readable .npz file ({error})") from error
-    splits: dict[str, dict[str, np.ndarray]] = {}
-    for key in arrays:
-        name, _, kind = key.rpartition("_")
-        if kind == "images" and name:
-            if f"{name}_labels" not in arrays:
-                raise UsageError(f"{path} holds {key} and no {name}_labels")
-            splits[name] = {"image": arrays[key], "label": arrays[f"{name}_labels"]}
-    if not splits:
-        raise UsageError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected train_images, train_labels, ...")
-    images = next(iter(splits.values()))["image"]
-    fields: dict[str, Field] = {
-        "image": Image(images.shape[3] if images.ndim == 4 else 1),
-        "label": Label(_npz_classes(path, arrays)),
-    }
-    return array_store(splits, fields, str(path))
+    from jaxcnn.data.stores.npz import open_npz
 
-
-def _npz_classes(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    if "class_names" in arrays:
-        return tuple(map(str, arrays["class_names"]))
-    labels = np.unique(np.concatenate([array.ravel() for key, array in arrays.items() if key.endswith("_labels")]))
-    if labels.dtype.kind not in "iu" or not len(labels) or labels[0] < 0:
-        return ()  # which is told with the array's name
-    missing = next((number for number, label in enumerate(labels) if number != label), None)
-    if missing is not None:
-        raise UsageError(
-            f"{path} has labels up to {labels[-1]} and none is {missing}: expected every number from 0, or an array "
-            "class_names where some classes have no image"
-        )
-    return tuple(map(str, range(len(labels))))
+    return open_npz(_existing(config, "file"))
 
 
 def _open_folder(config: DataConfig, poll: Poll) -> Store:

@@ -13,10 +13,9 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Shaped
 
-from jaxcnn.data.bad import Bad, BadExample, BadExamples
+from jaxcnn.data.bad import Bad, BadExamples
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.crops import AnyCrop
-from jaxcnn.data.decode import image_size
 from jaxcnn.data.fields import Batch, Fields, Label, Value, frame_of
 from jaxcnn.data.framing import Cut, Fit, Framing, Move, Size, Stored
 from jaxcnn.data.order import Order
@@ -24,6 +23,8 @@ from jaxcnn.data.reading import Reading
 from jaxcnn.data.resampling import one_thread
 from jaxcnn.data.stores.records import Records
 from jaxcnn.data.threads import InOrder, cores, in_order
+from jaxcnn.errors import BadExample
+from jaxcnn.images.pixels import image_size
 
 Rows = tuple[Int32[np.ndarray, " rows"], Int64[np.ndarray, " rows"], Bool[np.ndarray, " rows"]]
 """Of a batch: the examples, their positions in the stream, and whether they count."""

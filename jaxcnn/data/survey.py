@@ -1,6 +1,5 @@
 """What a data set holds: sizes, classes, shapes, kinds of files, mean and deviation, and what cannot be used."""
 
-import io
 import operator
 import threading
 import zipfile
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from jaxcnn.data.bad import Bad, BadExample
+from jaxcnn.data.bad import Bad
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.decode import decoded
 from jaxcnn.data.fields import Example, labelled_image
@@ -23,7 +22,8 @@ from jaxcnn.data.reading import labelled
 from jaxcnn.data.sources import open_store
 from jaxcnn.data.stores.records import Records, Store
 from jaxcnn.data.threads import in_order
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.pixels import kind_of
 
 Progress = Callable[[str, int, int], None]
 """Told what is done, how many images of it are, and how many there are."""
@@ -220,10 +220,7 @@ def _kind(image: bytes | UInt8[np.ndarray, "h w c"]) -> tuple[str, str]:
     """Return the format and the mode, in Pillow's words, of an image that was decoded."""
     if not isinstance(image, bytes):
         return "pixels", {1: "L", 3: "RGB"}.get(image.shape[2], f"{image.shape[2]} channels")
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as header:
-        return header.format or "?", header.mode
+    return kind_of(image)
 
 
 def _spread(lengths: Sequence[int]) -> Spread | None:

@@ -214,6 +214,7 @@ def _host_code(experiment: Experiment, finder: Finder, trainer: Trainer) -> str:
     source = given.name if isinstance(given, Part) else str(given)
     shared = {"records.py", "__init__.py", "arrays.py", "objects.py", "kinds.py"}
     paths = [
+        *sorted((_ROOM / "images").glob("*.py")),
         *(path for path in sorted(room.glob("*.py")) if path.name not in _NO_BATCHES),
         *(path for path in sorted((room / "stores").glob("*.py")) if path.name in shared or source in path.name),
     ]

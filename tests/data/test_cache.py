@@ -10,12 +10,12 @@ import pytest
 from PIL import Image as Pillow
 from stored import CLASSES, encoded, photo, photos, write_folder
 
-from jaxcnn.data.decode import decode
 from jaxcnn.data.fields import Image, Label, Value
 from jaxcnn.data.stores.cache import open_cache, prepare, verify
 from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.records import ArrayRecords, Store
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.images.pixels import decode
 
 ORIGIN = {"source": "folder", "name": "x"}
 

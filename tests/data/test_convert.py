@@ -1,6 +1,7 @@
 """TFDS data sets in TFRecord files: the framing, and the array_record files beside them."""
 
 import json
+import struct
 import types
 
 import pytest
@@ -167,3 +168,23 @@ def test_a_data_set_that_tfds_has_a_class_for(tmp_path, monkeypatch):
         (row["image"], row["label"]) for _, row in rows
     )
     assert tfds.builder("mnist", data_dir=tmp_path).info.file_format.value == "tfrecord"  # as before
+
+
+@pytest.mark.parametrize("size", [1 << 40, (1 << 63) - 4, (1 << 64) - 1])
+def test_a_record_is_no_larger_than_its_file(tmp_path, size):
+    header = tfrecord.frame(struct.pack("<Q", size))[12:]  # the length with its checksum, as if it were a record
+    (tmp_path / "x").write_bytes(header + b"text")
+    with pytest.raises(UsageError, match="record 0 is damaged or cut off"):
+        list(tfrecord.records(tmp_path / "x"))
+
+
+def test_nothing_is_written_outside_of_the_folder(tmp_path):
+    folder = as_tfrecord(write_tfds(tmp_path / "data", IMAGES, IMAGES[:3]))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        split["filepathTemplate"] = "../../../../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"would be written, expected a name without folders"):
+        convert("tiny", tmp_path / "data")
+    assert sorted(tmp_path.rglob("*")) == before

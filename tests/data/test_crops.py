@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, generator, mirrored, ten_crop
-from jaxcnn.data.decode import Box
+from jaxcnn.data.resampling import Box
 from jaxcnn.errors import UsageError
 
 

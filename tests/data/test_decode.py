@@ -15,8 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxcnn.data import decode as decoding
-from jaxcnn.data.decode import BadImage, Box, decode, decode_crop, image_size, resize_crop
+from jaxcnn.data.config import DataConfig
+from jaxcnn.data.dataset import load
+from jaxcnn.data.decode import decode_crop
+from jaxcnn.data.resampling import Box, resize_crop
+from jaxcnn.errors import UsageError
+from jaxcnn.images import jpeg as turbo
+from jaxcnn.images.opening import BadImage
+from jaxcnn.images.pixels import channels_of, decode, decode_classes, image_size
+from jaxcnn.preprocessing import Preprocessing
 
 SHARED = Path(os.environ.get("JAXCNN_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 
@@ -57,10 +64,6 @@ def palette(transparency):
     return encode(photograph(40, 30).quantize(7), "PNG", transparency=transparency)
 
 
-def sixteen_bits():
-    return encode(Image.fromarray((np.arange(40 * 30).reshape(40, 30) * 50).astype(np.uint16)), "PNG")
-
-
 def rotated():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -92,7 +95,6 @@ FILES = {
     "png": lambda: encode(photograph(40, 30), "PNG"),
     "png grey": lambda: encode(photograph(40, 30, "L"), "PNG"),
     "png one bit": lambda: encode(photograph(40, 30, "1"), "PNG"),
-    "png 16 bits": sixteen_bits,
     "png palette": lambda: encode(photograph(40, 30).quantize(7), "PNG"),
     "png palette, clear colour": lambda: palette(3),
     "png palette, alphas": lambda: palette(bytes([0, 50, 255])),
@@ -118,6 +120,97 @@ def test_bits_are_pillows(kind, channels):
     box = Box(height // 3, width // 4, height - height // 3, max(1, width // 2))
     part = expected[box.top : box.top + box.height, box.left : box.left + box.width]
     np.testing.assert_array_equal(decode_crop(encoded, box, part.shape[:2], channels), part)
+
+
+DEEP = (np.arange(40 * 30).reshape(40, 30) * 54).astype(np.uint16)  # up to 64,746
+
+
+def tiff(bits, samples, kind=1, photometric=1, order="<"):
+    """A TIFF file of grey samples, given as they are stored."""
+    tags = {
+        256: 30,
+        257: 40,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 40,
+        279: len(samples),
+        339: kind,
+    }
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags.items())
+    magic = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(samples))
+    return magic + samples + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+
+
+def twelve_bits():
+    first, second = (DEEP >> 4).reshape(-1, 2).astype(int).T
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], -1).astype(np.uint8).tobytes()
+
+
+SIXTEEN = {
+    "png": lambda: encode(Image.fromarray(DEEP), "PNG"),
+    "tiff": lambda: encode(Image.fromarray(DEEP), "TIFF"),
+    "tiff, packed": lambda: encode(Image.fromarray(DEEP), "TIFF", compression="tiff_lzw"),
+    "tiff, big-endian": lambda: tiff(16, DEEP.astype(">u2").tobytes(), order=">"),
+    "tiff, white is 0": lambda: tiff(16, (65535 - DEEP).astype("<u2").tobytes(), photometric=0),
+    "tiff, 12 bits": lambda: tiff(12, twelve_bits()),
+    "pgm": lambda: b"P5 30 40 65535\n" + DEEP.astype(">u2").tobytes(),
+    "pgm as text": lambda: b"P2 30 40 65535\n" + b" ".join(b"%d" % value for value in DEEP.ravel()),
+}
+
+
+@pytest.mark.parametrize("kind", SIXTEEN)
+def test_grey_of_more_than_8_bits_is_scaled_by_its_range(tmp_path, kind):
+    encoded, expected = SIXTEEN[kind](), (DEEP >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(decode(encoded, 1)[..., 0], expected)
+    np.testing.assert_array_equal(decode(encoded, 3), np.stack([expected] * 3, -1))
+    box = Box(3, 5, 30, 20)
+    part = expected[3:33, 5:25, None]
+    np.testing.assert_array_equal(decode_crop(encoded, box, (30, 20), 1), part)
+    assert channels_of(encoded) == 1
+    # And in `predict`, from a file and from Pillow's image.
+    (tmp_path / "x.jpg").write_bytes(encoded)
+    plain = Preprocessing(size=None, resize=None, scale=1, mean=(0,) * 3, std=(1,) * 3)
+    with Image.open(tmp_path / "x.jpg") as opened:
+        for given in (tmp_path / "x.jpg", opened):
+            np.testing.assert_array_equal(plain(given), np.stack([expected] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    ("encoded", "reason"),
+    [
+        (tiff(32, DEEP.astype("<u4").tobytes()), "whole numbers of 32 bits"),
+        (tiff(32, DEEP.astype("<i4").tobytes(), kind=2), "whole numbers of 32 bits"),
+        (tiff(16, DEEP.astype("<i2").tobytes(), kind=2), "whole numbers of 32 bits"),
+        (tiff(32, (DEEP / 65535).astype("<f4").tobytes(), kind=3), "floating point"),
+        (b"Pf 30 40 -1.0\n" + DEEP.astype("<f4").tobytes(), "floating point"),
+    ],
+)
+def test_grey_whose_range_is_not_known_is_no_image(tmp_path, encoded, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(encoded, 1)
+    with Image.open(io.BytesIO(encoded)) as image:
+        for given in (image, encoded):
+            source = {"train": [(given, 0)] * 2, "test": [(image, 0)]}
+            with pytest.raises(UsageError, match=rf"none of the 2 examples can be used, .*{reason}"):
+                load(DataConfig(), source=source)
+        with pytest.raises(UsageError, match=f"the image cannot be used: .*{reason}"):
+            Preprocessing()(image)
+
+
+def test_class_maps_keep_their_values():
+    classes = np.arange(40 * 30, dtype=np.uint16).reshape(40, 30)
+    for encoded in (encode(Image.fromarray(classes), "PNG"), b"P5 30 40 65535\n" + classes.astype(">u2").tobytes()):
+        np.testing.assert_array_equal(decode_classes(encoded), classes)
+    # Pillow scales what has less than 8 bits, and a PGM file by its brightest value: 1 of 20 becomes 13.
+    few = (classes % 4).astype(np.uint8)
+    grey = encode(Image.fromarray(few).point(lambda value: 85 * value), "PNG", bits=2)
+    assert decode(grey, 1).max() == 255
+    for encoded in (b"P5 30 40 20\n" + few.tobytes(), b"P2 30 40 20\n" + b" ".join(b"%d" % one for one in few.ravel())):
+        with pytest.raises(BadImage, match="scaled as they are read"):
+            decode_classes(encoded)
 
 
 def bomb():
@@ -218,7 +311,10 @@ def test_nothing_is_printed(tmp_path):
             (tmp_path / name).write_bytes(damage())
     code = f"""
 from pathlib import Path
-from jaxcnn.data.decode import BadImage, Box, decode, decode_crop
+from jaxcnn.data.decode import decode_crop
+from jaxcnn.data.resampling import Box
+from jaxcnn.images.pixels import decode
+from jaxcnn.images.opening import BadImage
 count = 0
 for path in Path({str(tmp_path)!r}).iterdir():
     for read in (lambda b: decode(b, 3), lambda b: decode_crop(b, Box(0, 0, 110, 80), (50, 50), 1)):
@@ -339,14 +435,14 @@ def test_threads_do_not_share_a_buffer():
 
 
 def test_a_large_buffer_is_not_kept(monkeypatch):
-    monkeypatch.setattr(decoding, "_KEPT_BYTES", 20_000)
-    monkeypatch.setattr(decoding, "_local", threading.local())
+    monkeypatch.setattr(turbo, "_KEPT_BYTES", 20_000)
+    monkeypatch.setattr(turbo, "_local", threading.local())
     for encoded in (jpeg(120, 90), jpeg(40, 30), jpeg(60, 90)):
         height, width = image_size(encoded)
         np.testing.assert_array_equal(
             decode_crop(encoded, Box(0, 0, height, width), (height, width), 3), decode(encoded, 3)
         )
-    assert len(decoding._local.buffer) <= 20_000
+    assert len(turbo._local.buffer) <= 20_000
 
 
 def shared_files(name, count):

@@ -64,6 +64,19 @@ def test_given_normalisation():
         load(DataConfig(source="digits"), norms=(np.ones(3), np.ones(3)))
 
 
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_files_are_named_where_none_can_be_used(tmp_path, pipeline):
+    """With data.bad_limit 1, and a size that no image need tell."""
+    for number in range(4):
+        path = tmp_path / ("train" if number < 3 else "test") / "ant" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"text")
+    given = DataConfig(source="folder", path=tmp_path, image_size=4, bad_limit=1.0, pipeline=pipeline)
+    message = r"none of the 3 examples can be used, such as .*/train/ant/\d.jpg: begins with b'text': expected JPEG"
+    with pytest.raises(UsageError, match=message):
+        load(given)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

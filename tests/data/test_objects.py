@@ -8,7 +8,7 @@ from PIL import Image as Pillow
 
 from jaxcnn.data import Boxes, ClassMap, DataConfig, Image, Label, Reader, Value, eval_batches, load
 from jaxcnn.data.stores.objects import open_object
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 8, 8, 3), np.uint8)
@@ -180,3 +180,19 @@ def test_what_is_no_source(source, message):
     with pytest.raises(UsageError) as error:
         load(DataConfig(test_split="train[:1]", train_split="train[1:]"), source=source)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint64", "int64"])
+@pytest.mark.parametrize("ignored", [-1, 255, 300])
+def test_class_maps_of_any_type_with_any_number_that_is_ignored(dtype, ignored):
+    classes = np.arange(9 * 8).reshape(9, 8).astype(dtype) % np.array(3, dtype)
+    example = {"image": np.zeros((9, 8, 3), np.uint8), "map": classes}
+    fields = {"image": Image(3), "map": ClassMap(("a", "b", "c"), ignored=ignored)}
+    source = {"fields": fields, "train": [example], "test": [example]}
+    data = load(DataConfig(image_size=12, resize="pad", mean=(0.0,) * 3, std=(1.0,) * 3), source=source)
+    (batch,) = data.train.batches([np.arange(1)])
+    assert set(np.unique(batch["map"])) == {0, 1, 2, ignored} and batch["mask"].all()
+    for wrong in (3, -2, 2**32 + 1) if dtype == "int64" else ():
+        bad = {**source, "train": [{**example, "map": np.full((9, 8), wrong)}]}
+        with pytest.raises(RunError, match=f"map holds {wrong}, expected 0 to 2"):
+            load(DataConfig(image_size=12, resize="pad", mean=(0.0,) * 3, std=(1.0,) * 3), source=bad)

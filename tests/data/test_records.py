@@ -1,8 +1,10 @@
 """Examples in memory, in folders and in TFDS's files, read in any order; and files that are damaged."""
 
 import json
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tfds
 
-from jaxcnn.data.bad import BadExample
 from jaxcnn.data.config import DataConfig
-from jaxcnn.data.decode import BadImage, decode
 from jaxcnn.data.fields import Image as ImageField
 from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.records import ArrayRecords, Subset, digest
 from jaxcnn.data.stores.tfds_builder import open_builder
 from jaxcnn.data.stores.tfds_records import open_tfds
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.opening import BadImage
+from jaxcnn.images.pixels import decode
 
 
 def test_arrays():
@@ -204,3 +206,58 @@ def test_a_folder_within_a_class_makes_it_no_split(tmp_path):
     write_folder(tmp_path, photos(6) | {"ant/thumbs/small.JPEG": b"x"})
     store = open_folder(tmp_path)
     assert store.sizes == {"train": 6} and store.ignored == (str(tmp_path / "ant/thumbs"),)
+
+
+@pytest.mark.parametrize(
+    ("stray", "message"),
+    [
+        # Beside class folders: a class of its own before, and every label behind it another number.
+        ("figures/2024/x.png", r"figures holds images only deeper, such as .*figures/2024/x.png: expected CLASS/image"),
+        ("logs/today.txt", "logs holds no image: expected CLASS/image"),
+        ("logs/2024/today.txt", "logs holds no image: expected CLASS/image"),
+    ],
+)
+def test_a_stray_folder_is_no_class(tmp_path, stray, message):
+    write_folder(tmp_path / "flat", photos(6) | {stray: b""})
+    with pytest.raises(UsageError, match=message):
+        open_folder(tmp_path / "flat")
+    split = {f"{split}/{name}": content for split in ("train", "val") for name, content in photos(6).items()}
+    write_folder(tmp_path / "split", split | {f"train/{stray}": b""})
+    with pytest.raises(UsageError, match=message):
+        open_folder(tmp_path / "split")
+
+
+def test_a_stray_folder_is_no_split(tmp_path):
+    split = {f"{split}/{name}": content for split in ("train", "val") for name, content in photos(6).items()}
+    write_folder(tmp_path / "x", split | {"figures/2024/x.png": b""})
+    with pytest.raises(UsageError, match=r"'figures' holds 2024, none of which is a class of 'train' \(ant, bee"):
+        open_folder(tmp_path / "x")
+    # All that is to be scored in one folder, as contests have it: no class of those that are trained on.
+    write_folder(tmp_path / "y", {f"train/{name}": b"" for name in photos(6)} | {"test/unknown/x.jpg": b""})
+    with pytest.raises(UsageError, match="'test' holds unknown, none of which is a class of 'train'"):
+        open_folder(tmp_path / "y")
+
+
+def test_layouts_that_are_meant(tmp_path):
+    # Not every split has every class.
+    some = {"train/ant/0.jpg": b"", "train/bee/1.jpg": b"", "val/ant/2.jpg": b"", "test/bee/3.jpg": b""}
+    store = open_folder(write_folder(tmp_path / "some", some | {"figures/x.png": b""}))
+    assert store.sizes == {"test": 1, "train": 2, "val": 1} and store.class_names == ("ant", "bee")
+    assert store.ignored == (str(tmp_path / "some/figures"),)
+    # Parts that share no class, to be added up.
+    parts = {"animals/ant/0.jpg": b"", "animals/bee/1.jpg": b"", "trains/steam/2.jpg": b""}
+    assert open_folder(write_folder(tmp_path / "parts", parts)).class_names == ("ant", "bee", "steam")
+
+
+def test_names_that_are_no_text(tmp_path):
+    """As a file system has them: bytes that are no UTF-8, and what moves a terminal's cursor."""
+    names = [os.fsencode(tmp_path) + b"/" + name for name in (b"caf\xe9", b"bee", b"a\x1b[2J\nb")]
+    for number, name in enumerate(names):
+        os.mkdir(name)
+        (Path(os.fsdecode(name)) / f"{number}.jpg").write_bytes(photos(1)["ant/0.JPEG"])
+    (tmp_path / "bee/\n").touch()
+    store = open_folder(tmp_path)
+    records = store.records("train")
+    assert store.class_names == (r"a\x1b[2J\nb", "bee", r"caf\udce9")
+    assert all(name.isprintable() for name in (*map(records.name, range(3)), *store.ignored))
+    assert sorted(records[index]["label"] for index in range(3)) == [0, 1, 2] and len(records.fingerprint()) == 64

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxcnn.data.decode import Box, resize_crop
+from jaxcnn.data.resampling import Box, resize_crop
 from jaxcnn.errors import UsageError
 
 

@@ -1,6 +1,7 @@
 """Images in tar files: both layouts, damaged archives, and names that lead elsewhere."""
 
 import gzip
+import io
 import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 from stored import CLASSES, encoded, photo, photos, write_folder, write_tar
 
-from jaxcnn.data.bad import BadExample
-from jaxcnn.data.decode import decode
 from jaxcnn.data.stores.image_folder import open_folder
 from jaxcnn.data.stores.tar import open_tar
-from jaxcnn.errors import UsageError
+from jaxcnn.data.stores.tar_headers import headers
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.pixels import decode
 
 
 def listed(records):
@@ -229,3 +230,87 @@ def test_shards_that_number_their_images_alike(tmp_path):
     records = open_tar(tmp_path).records("train")
     found = {records.name(index): records[index]["label"] for index in range(2)}
     assert found == {f"{tmp_path}/train-000.tar: 0000.jpg": 1, f"{tmp_path}/train-001.tar: 0000.jpg": 0}
+
+
+def resized(size, way):
+    """A tar file whose second member has a size that cannot be meant."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(3):
+            info = tarfile.TarInfo(f"ant/{number}.jpg")
+            info.size = 2000
+            if number == 1 and way == "pax":
+                info.pax_headers = {"size": str(size)}
+            tar.addfile(info, io.BytesIO(bytes(2000)))
+    raw = bytearray(content.getvalue())
+    if way == "base 256":
+        at = raw.index(b"ant/1.jpg")
+        raw[at + 124 : at + 136] = ((1 << 96) + size if size < 0 else (1 << 95) + size).to_bytes(12, "big")
+        raw[at + 148 : at + 156] = b" " * 8
+        raw[at + 148 : at + 156] = b"%06o\0 " % sum(raw[at : at + 512])
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("way", ["base 256", "pax"])
+@pytest.mark.parametrize("size", [-1, -512, -1000, -(2**62), 2**40, 2**63, 2**70])
+def test_a_size_that_cannot_be_meant_ends_the_reading(tmp_path, size, way):
+    """CVE-2025-8194's kind: a negative size leads back, and headers are read forever."""
+    (tmp_path / "train.tar").write_bytes(resized(size, way))
+    members = []
+
+    def poll():
+        members.append(None)
+        assert len(members) < 10, "it is read forever"
+
+    with pytest.raises(UsageError, match=r"train.tar is no tar file, or cut off or damaged: at byte \d+ .* size|bytes"):
+        open_tar(tmp_path / "train.tar", poll)
+
+
+def test_an_extended_header_is_not_read_whole_whatever_its_size(tmp_path):
+    info = tarfile.TarInfo("x")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 32
+    with (tmp_path / "train.tar").open("wb") as file:
+        file.write(info.tobuf())
+        file.truncate((1 << 32) + 4096)  # a hole
+    with pytest.raises(UsageError, match="an extended header of 4294967296 bytes, expected 1048576 at most"):
+        open_tar(tmp_path / "train.tar")
+
+
+def test_headers_are_those_that_python_reads(tmp_path):
+    names = ["ant/0.jpg", "d" * 90 + "/" + "e" * 60 + ".jpg", "caf\udce9/1.jpg", "bee/" + "\N{HONEYBEE}" * 60 + ".jpg"]
+    for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "x.tar", "w", format=format) as tar:
+            for number, name in enumerate(names):
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = 511 + number, number + 0.5 * (format == tarfile.PAX_FORMAT)
+                tar.addfile(info, io.BytesIO(bytes(info.size)))
+                tar.addfile(member(f"{number}", tarfile.DIRTYPE if number % 2 else tarfile.SYMTYPE, "x" * 200))
+        with tarfile.open(tmp_path / "x.tar") as tar:
+            expected = [(one.name, one.offset_data, one.size, one.isreg()) for one in tar if not one.isdir()]
+        assert [tuple(header) for header in headers(tmp_path / "x.tar")] == expected
+
+
+def test_names_from_outside_are_shown_in_one_line(tmp_path):
+    files = {"caf\udce9/0.jpg": b"", "bee/\x1b[2J\n1.jpg": b"", "bee/\nnotes.txt": b""}
+    store = open_tar(write_tar(tmp_path / "train.tar", files))
+    assert store.class_names == ("bee", "caf\\udce9")
+    shown = [*(store.records("train").name(index) for index in range(2)), *store.ignored]
+    assert sorted(name.partition(": ")[2] for name in shown) == [
+        r"bee/\nnotes.txt",
+        r"bee/\x1b[2J\n1.jpg",
+        r"caf\udce9/0.jpg",
+    ]
+
+
+def test_a_stray_folder_is_no_split(tmp_path):
+    files = photos(6) | {"figures/2024/x.png": b""}
+    with pytest.raises(UsageError, match=r"'figures' holds 2024, none of which is a class of 'data' \(ant, bee, cat\)"):
+        open_tar(write_tar(tmp_path / "data.tar", files))
+    parts = {f"{part}/{name}/0.jpg": b"" for part, name in (("animals", "ant"), ("plants", "oak"))}
+    assert open_tar(write_tar(tmp_path / "parts/x.tar", parts)).sizes == {"animals": 1, "plants": 1}
+
+
+def test_a_pipe_named_as_a_tar_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "val.tar")
+    write_tar(tmp_path / "train.tar", photos(3))
+    assert open_tar(tmp_path).sizes == {"train": 3}

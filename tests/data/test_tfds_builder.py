@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 import os
 import subprocess
 import sys
@@ -250,3 +251,47 @@ def test_features():
     with pytest.raises(UsageError, match="images are uint16"):
         deep = tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16, encoding_format="png")
         tfds_builder.find_features(info({"image": deep, "label": label}))
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A module that any import finds, and which leaves a mark."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/hostile.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    yield tmp_path / "mark"
+    sys.modules.pop("hostile", None)
+
+
+def test_reading_imports_nothing_that_the_files_name(tmp_path, hostile):
+    write(tmp_path)
+    file = tmp_path / "tiny/1.0.0/features.json"
+    whole = file.read_text()
+    for inner in (False, True):
+        found = json.loads(whole)
+        part = found["featuresDict"]["features"]["label"] if inner else found
+        part["pythonClassName"] = "hostile.X"
+        for text in (found, {"type": "hostile.X", "content": {}}):
+            file.write_text(json.dumps(text))
+            with pytest.raises(
+                UsageError, match=r"'tiny': features.json names the class 'hostile.X': .*import hostile"
+            ):
+                load(config(tmp_path))
+    assert not hostile.exists()
+    # One's own kinds of features are those that one has imported.
+    assert "hostile" not in sys.modules
+    file.write_text(whole)
+    assert len(load(config(tmp_path)).train) == 20
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "[" * 100_000, '{"pythonClassName": "os.X"}', '{"type": 3}', "\xff"]
+)
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_descriptions_that_are_none(tmp_path, name, text):
+    write(tmp_path)
+    (tmp_path / "tiny/1.0.0" / name).write_text(text, "latin-1")
+    with pytest.raises(UsageError) as caught:
+        load(config(tmp_path, download=False))
+    assert "TFDS data set 'tiny'" in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 and "mnist" not in str(caught.value)

@@ -89,7 +89,7 @@ def test_more_classes_than_there_are(folder, capsys):
         ("--weights named.safetensors", "IMAGES is missing: expected a list of paths, see jaxcnn predict --help"),
         ("--weights named.safetensors --top 0 a.png", "--top is 0"),
         ("--weights named.safetensors none.png", "there is no image none.png"),
-        ("--weights named.safetensors a.png named.safetensors", "named.safetensors is not an image"),
+        ("--weights named.safetensors a.png named.safetensors", "named.safetensors cannot be used: begins with"),
         ("--weights namd.safetensors a.png", "there is no file namd.safetensors: did you mean named.safetensors?"),
         ("--weights a.png a.png", "a.png has an unknown format"),
         ("--weights named.safetensors --model torchvision/resnet51 a.png", "unknown peer 'torchvision/resnet51'"),

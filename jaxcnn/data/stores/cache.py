@@ -20,14 +20,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.data.bad import BadExample, BadExamples
+from jaxcnn.data.bad import BadExamples
 from jaxcnn.data.decode import decoded
 from jaxcnn.data.fields import Example, Image, Label, labelled_image
 from jaxcnn.data.reading import labelled
-from jaxcnn.data.stores.records import Records, Store, digest
+from jaxcnn.data.stores.records import Records, Store, digest, shown
 from jaxcnn.data.threads import in_order
-from jaxcnn.errors import UsageError, unknown
+from jaxcnn.errors import BadExample, UsageError, unknown
 from jaxcnn.files import fsync
+from jaxcnn.images.opening import MAX_PIXELS
 
 Format = Literal["jpeg", "raw"]
 
@@ -49,7 +50,7 @@ class CacheRecords:
             path = folder / name
             found = path.stat().st_size if path.is_file() else None
             if found != file["bytes"]:
-                what = "is missing" if found is None else f"has {found} bytes, expected {file['bytes']}"
+                what = "is missing" if found is None else f"has {found} bytes, expected {str(file['bytes'])[:20]}"
                 raise UsageError(f"{path} {what}: the cache is damaged, prepare it again")
         index = folder / f"{split}.index.npy"
         if _sha256(index) != entry["files"][index.name]["sha256"]:
@@ -57,6 +58,8 @@ class CacheRecords:
         # Plain views of the maps: np.memmap's own indexing is ten times slower.
         self._index = np.asarray(np.load(index, mmap_mode="r"))
         self._data = np.asarray(np.memmap(folder / f"{split}.data", np.uint8, "r"))
+        if len(self._index) != entry["examples"] or not _is_index(self._index, len(self._data), channels * pixels):
+            raise UsageError(f"{index} is no index of {split}.data: the cache is damaged, prepare it again")
         self._listing = folder / f"{split}.names.json"
         self._entry, self._channels, self._pixels = entry, channels, pixels
 
@@ -73,11 +76,15 @@ class CacheRecords:
 
     def name(self, index: int) -> str:
         """Return what the source calls the image."""
-        return self._names[index]
+        return shown(str(self._names[index])) if index < len(self._names) else f"{self._listing.stem} image {index}"
 
     @functools.cached_property
-    def _names(self) -> list[str]:
-        return json.loads(self._listing.read_bytes())
+    def _names(self) -> list[Any]:
+        try:
+            found = json.loads(self._listing.read_bytes())
+        except (ValueError, RecursionError):  # it is read where an example is bad, which is to be told all the same
+            found = None
+        return found if isinstance(found, list) else []
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over images and labels, taken when they were written; not over names, which have paths."""
@@ -93,21 +100,33 @@ def open_cache(path: Path) -> Store:
         UsageError: there is no cache, it is of another version, or damaged; `verify` finds more than this does.
     """
     manifest = _manifest(path)
-    made = manifest["made"]
 
     @functools.cache
     def records(split: str) -> Records:
         return CacheRecords(path, split, manifest["splits"][split], made["channels"], made["format"] == "raw")
 
-    for split in manifest["splits"]:
-        records(split)
-    return Store(
-        fields={"image": Image(made["channels"]), "label": Label(tuple(manifest["class_names"]))},
-        sizes={split: entry["examples"] for split, entry in manifest["splits"].items()},
-        records=records,
-        note=manifest["note"],
-        provenance=manifest,
-    )
+    try:
+        made = manifest["made"]
+        if (
+            type(made["channels"]) is not int
+            or made["channels"] not in (1, 3)
+            or any("/" in split for split in manifest["splits"])
+        ):
+            raise ValueError(f"{made['channels']} channels, splits {', '.join(manifest['splits'])}")
+        for split in manifest["splits"]:
+            records(split)
+        return Store(
+            fields={"image": Image(made["channels"]), "label": Label(tuple(map(shown, manifest["class_names"])))},
+            sizes={split: len(records(split)) for split in manifest["splits"]},
+            records=records,
+            note=str(manifest["note"]),
+            provenance=manifest,
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # of any type, where the stamp is right and the rest is not
+        reason = f"{type(error).__name__}: {shown(str(error))[:200]}"
+        raise UsageError(f"{path / _MANIFEST} is not what `jaxcnn data prepare` writes ({reason})") from error
 
 
 def verify(path: Path, poll: Callable[[], None] = lambda: None) -> None:
@@ -289,14 +308,26 @@ def _write_split(
     }
 
 
+def _is_index(index: np.ndarray, size: int, channels: int) -> bool:
+    """Return whether all images lie within so many bytes; pixels of so many channels, or files (0), fill their part."""
+    if index.dtype != _INDEX or index.ndim != 1:
+        return False
+    offset, length, height, width = (index[name] for name in ("offset", "length", "height", "width"))
+    inside = (offset >= 0) & (length >= 0) & (offset <= size) & (length <= size - offset)
+    sides = (height > 0) & (height <= MAX_PIXELS) & (width > 0) & (width <= MAX_PIXELS)
+    return bool((inside & sides & ((channels == 0) | (height * width * channels == length))).all())
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     try:
+        if not (path / _MANIFEST).is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         manifest = json.loads((path / _MANIFEST).read_bytes())
         version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} is no cache: expected a folder that `jaxcnn data prepare` wrote") from error
     if version != _VERSION:
-        raise UsageError(f"{path} is a cache of version {version}, expected {_VERSION}: prepare it again")
+        raise UsageError(f"{path} is a cache of version {str(version)[:20]}, expected {_VERSION}: prepare it again")
     if manifest.get("sha256") != _stamp(manifest):
         raise UsageError(f"{path / _MANIFEST} is not what was written: the cache is damaged, prepare it again")
     return manifest

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def convert(
         raise UsageError(
             f"TFDS data set {name!r} is not prepared in {builder.data_dir_root}: there is nothing to convert"
         )
-    formats = {found.value for found in builder.info.available_file_formats()}
+    with tfds_builder.readable(name):
+        formats = {found.value for found in builder.info.available_file_formats()}
     if "array_record" in formats:
         raise UsageError(f"{builder.data_path} holds array_record files already")
     if "tfrecord" not in formats:
@@ -47,8 +48,10 @@ def convert(
     partial = folder / f".array_record.{os.getpid()}.partial"
     partial.mkdir()
     try:
-        for split in builder.info.splits.values():
-            _convert_split(split, partial, poll, progress)
+        with tfds_builder.readable(name):
+            splits = [(split, *_files(split, partial)) for split in builder.info.splits.values()]
+        for split, sources, targets in splits:
+            _convert_split(split, sources, targets, poll, progress)
         for file in partial.iterdir():
             fsync(file)
             file.rename(folder / file.name)
@@ -61,18 +64,32 @@ def convert(
     return folder
 
 
-def _convert_split(split: Any, out: Path, poll: Callable[[], None], progress: Callable[[str, int, int], None]) -> None:
+def _files(split: Any, out: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a split, and those to write; dataset_info.json names both."""
+    template = split.filename_template.replace(data_dir=out, filetype_suffix="array_record")
+    targets = [Path(file) for file in template.sharded_filepaths(len(split.shard_lengths))]
+    for target in targets:
+        if target.parent != out:
+            raise UsageError(f"{target} would be written, expected a name without folders: dataset_info.json is wrong")
+    return [Path(file) for file in split.filepaths], targets
+
+
+def _convert_split(
+    split: Any,
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    poll: Callable[[], None],
+    progress: Callable[[str, int, int], None],
+) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    template = split.filename_template.replace(data_dir=out, filetype_suffix="array_record")
-    targets = template.sharded_filepaths(len(split.shard_lengths))
     done = 0
-    for source, target, expected in zip(split.filepaths, targets, split.shard_lengths, strict=True):
-        if not Path(source).is_file():
+    for source, target, expected in zip(sources, targets, split.shard_lengths, strict=True):
+        if not source.is_file():
             raise UsageError(f"{source} is missing")
         writer = ArrayRecordWriter(str(target), "group_size:1")
         before = done
-        for record in tfrecord.records(Path(source)):
+        for record in tfrecord.records(source):
             poll()
             writer.write(record)
             done += 1

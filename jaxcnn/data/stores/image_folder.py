@@ -1,15 +1,14 @@
 """Folders of images: SPLIT/CLASS/FILE, or CLASS/FILE as one split named train."""
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcnn.data.bad import BadExample
 from jaxcnn.data.fields import Example, Image, Label
-from jaxcnn.data.stores.records import Store, digest, is_image, mixed_order
-from jaxcnn.errors import UsageError
+from jaxcnn.data.stores.records import Store, check_in_keeping, digest, is_image, mixed_order, shown
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.opening import read_file
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class FolderRecords:
     def __getitem__(self, index: int) -> Example:
         """Return the bytes of one file."""
         try:
-            return {"image": _content(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
+            return {"image": read_file(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
         # Other errors may pass: they stop the run, which can go on.
         except (FileNotFoundError, PermissionError) as error:
             raise BadExample(f"cannot be read: {error.strerror}") from error
 
     def name(self, index: int) -> str:
         """Return the path of one file."""
-        return str(self.root / self.files[index])
+        return shown(str(self.root / self.files[index]))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the files' names, sizes and classes."""
@@ -49,10 +48,11 @@ def open_folder(root: Path) -> Store:
     """Open SPLIT/CLASS/FILE, or CLASS/FILE as one split `train`; classes are in sorted order, files in a mixed one.
 
     Every file of a class with the suffix of an image is an example, readable or not. All else is listed as ignored, but
-    for hidden files and folders: files beside class folders, folders within them.
+    for hidden files and folders: files beside class folders, folders within them, folders of images beside splits.
 
     Raises:
-        UsageError: there are no class folders, or a split has no image files.
+        UsageError: there are no class folders, a split has no image files, or a folder is neither split nor class: it
+            has no image right in it, or no class of the other splits.
     """
     top = _listed(root)
     nested = [name for name in top.folders if _listed(root / name).folders]
@@ -64,7 +64,8 @@ def open_folder(root: Path) -> Store:
     if not names:
         raise UsageError(f"{root} holds no class folders: expected CLASS/image or SPLIT/CLASS/image files")
     opened: dict[str, FolderRecords] = {}
-    ignored = [] if "train" in splits and splits["train"] == root else [str(root / name) for name in top.files]
+    beside = [] if root in splits.values() else [*top.files, *(name for name in top.folders if name not in splits)]
+    ignored = [str(root / name) for name in beside]
     for split, folder in splits.items():
         found: list[tuple[str, int]] = []
         others = [str(folder / name) for name in listings[split].files]
@@ -74,16 +75,31 @@ def open_folder(root: Path) -> Store:
             others += [str(folder / name / file) for file in within.files if not is_image(file)]
             others += [str(folder / name / other) for other in within.folders]
         if not found:
-            beside = f" with the suffix of an image ({others[0]} has none)" if others else ""
-            raise UsageError(f"{folder} holds class folders and no files in them{beside}")
+            suffix = f" with the suffix of an image ({shown(others[0])} has none)" if others else ""
+            raise UsageError(f"{folder} holds class folders and no files in them{suffix}")
         found.sort(key=lambda item: mixed_order(item[0]))
         opened[split] = FolderRecords(folder, [file for file, _ in found], [label for _, label in found])
         ignored += others
+    classes = {split: {names[label] for label in records.labels} for split, records in opened.items()}
+    for name in names:
+        if not any(name in there for there in classes.values()):
+            raise _no_class(next(splits[split] / name for split in splits if name in listings[split].folders))
+    check_in_keeping(root, classes)
     return Store(
-        fields={"image": Image(), "label": Label(tuple(names))},
+        fields={"image": Image(), "label": Label(tuple(map(shown, names)))},
         sizes={split: len(records) for split, records in opened.items()},
         records=opened.__getitem__,
-        ignored=tuple(sorted(ignored)),
+        ignored=tuple(map(shown, sorted(ignored))),
+    )
+
+
+def _no_class(folder: Path) -> UsageError:
+    """Return the error for a folder that holds no image itself: as a class it would have no example."""
+    files = (os.path.join(top, file) for top, _, files in os.walk(folder) for file in sorted(files) if is_image(file))
+    deeper = next(files, None)
+    what = "holds no image" if deeper is None else f"holds images only deeper, such as {shown(deeper)}"
+    return UsageError(
+        f"{shown(str(folder))} {what}: expected CLASS/image, or SPLIT/CLASS/image; if it is no class, move it elsewhere"
     )
 
 
@@ -101,21 +117,6 @@ def _listed(folder: Path) -> _Listing:
         kinds = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     names = sorted(kinds)
     return _Listing([name for name in names if kinds[name]], [name for name in names if not kinds[name]])
-
-
-def _content(path: str) -> bytes:
-    """Return the bytes of a file, in half as many calls of the system as `Path.read_bytes` makes."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
-    try:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode):
-            raise BadExample("is no file")
-        content = os.read(file, found.st_size)
-        while len(content) < found.st_size and (more := os.read(file, found.st_size - len(content))):
-            content += more
-        return content
-    finally:
-        os.close(file)
 
 
 def _size(path: Path) -> int | None:

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxcnn.data.decode import BadImage, channels_of, decode_classes, image_size
 from jaxcnn.data.fields import Boxes, ClassMap, Field, Fields, Image, Label, Value, check_fields
 from jaxcnn.errors import UsageError
+from jaxcnn.images.opening import GREY, WHOLE, BadImage, read_file
+from jaxcnn.images.pixels import channels_of, decode_classes, image_size
 
 # Of images that are decoded, so many are looked at: where all of them are grey, the data set is.
 _LOOKED_AT = 16
@@ -90,7 +91,7 @@ def encoded_or_same(value: Any) -> Any:
     if _is_file(value):
         value = value["bytes"] if value.get("bytes") is not None else Path(value["path"])
     if isinstance(value, Path):
-        return value.read_bytes()
+        return read_file(value)
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
 
 
@@ -173,7 +174,7 @@ def _fits(kind: type[Field], value: Any) -> bool:
     if kind is Label:
         return _is_whole(value)
     if kind is ClassMap:
-        several = getattr(value, "mode", "L") not in ("1", "L", "P", "I", "I;16")
+        several = getattr(value, "mode", "L") not in WHOLE
         return (_is_picture(value) and not several) or (
             array is not None and array.ndim == 2 and array.dtype.kind in "iu"
         )
@@ -240,7 +241,7 @@ def _image(name: str, first: Raw) -> Image:
 def _channels(picture: Any) -> int:
     value = encoded_or_same(picture)
     if not isinstance(value, bytes):
-        return 1 if getattr(value, "mode", "L") in ("1", "L", "I", "I;16") else 3
+        return 1 if getattr(value, "mode", "L") in GREY else 3
     try:
         return channels_of(value)
     except BadImage:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.bad import BadExample
 from jaxcnn.data.fields import Boxes, ClassMap, Example, Field, Fields, Image, Label, Value
 from jaxcnn.data.stores.arrays import array_store, as_images
 from jaxcnn.data.stores.kinds import Raw, encoded_or_same, fields_of
 from jaxcnn.data.stores.records import Store, digest
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.opening import eight_bits
 
 # Examples that go into the fingerprint of a data set that is not in memory.
 _LOOKED_AT = 64
@@ -212,7 +212,7 @@ class ObjectRecords:
             raise BadExample(f"it has no {source}")
         try:
             return stored(field, given[source])
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: NumPy's, for what are no real numbers
             raise BadExample(f"{name} {error}") from error
 
     def name(self, index: int) -> str:
@@ -262,7 +262,7 @@ def _image(value: Any, field: Image) -> bytes | np.ndarray:
     if isinstance(value, bytes):
         return value
     if hasattr(value, "convert"):  # Pillow's
-        value = np.asarray(value.convert("L" if field.channels == 1 else "RGB"))
+        value = np.asarray(eight_bits(value, "L" if field.channels == 1 else "RGB"))
     return as_images(np.asarray(value), field, batched=False)
 
 

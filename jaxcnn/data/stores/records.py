@@ -3,17 +3,22 @@
 import bisect
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
 from jaxcnn.data.examples import Split, described
 from jaxcnn.data.fields import Example, Fields, class_names_of
+from jaxcnn.errors import UsageError
 
 # Files of other kinds lie about in folders of images: Thumbs.db, notes, lists of checksums.
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# The split to train on, by its name.
+_TRAIN = re.compile(r"(?<![a-z])train(ing|val)?(?![a-z])")
 
 
 class Records(Protocol):
@@ -135,6 +140,40 @@ class Subset:
 def is_image(name: str) -> bool:
     """Return whether a file of this name is taken for an image."""
     return name.lower().endswith(_IMAGES)
+
+
+def shown(name: str) -> str:
+    """Return a name from outside as it can be printed, drawn and written: bytes that are no UTF-8, and what moves a
+    terminal's cursor, become escapes.
+    """
+    plain = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
+    return name if name.isprintable() else "".join(plain)
+
+
+def check_in_keeping(where: Path, classes: Mapping[str, Collection[str]], meant: Collection[str] = ()) -> None:
+    """Raise where a split is none: it shares no class with the one to train on.
+
+    So figures/2024/x.png beside train/ant/0.jpg would add a class 2024. Where no split is called train, or is among
+    those that are `meant`, those that share classes are compared with; where none do, as ANIMALS/ant and PLANTS/oak,
+    all are splits.
+
+    Raises:
+        UsageError: naming the first such split.
+    """
+    sharing = [one for one in classes if any(set(classes[one]) & set(classes[two]) for two in classes if two != one)]
+    expected = [split for split in classes if _TRAIN.search(split.lower())] or list(meant) or sharing
+    theirs = {name for split in expected for name in classes[split]}
+    for split, names in classes.items():
+        if expected and not theirs & set(names):
+            raise UsageError(
+                f"{where}: {shown(split)!r} holds {_some(names)}, none of which is a class of {shown(expected[0])!r} "
+                f"({_some(theirs)}): if it is a split, name its classes alike; if not, move it elsewhere"
+            )
+
+
+def _some(names: Collection[str]) -> str:
+    first = ", ".join(shown(name)[:40] for name in sorted(names)[:3])
+    return f"{first}, ..." if len(names) > 3 else first
 
 
 def mixed_order(name: str) -> bytes:

@@ -2,21 +2,20 @@
 
 import os
 import re
-import tarfile
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxcnn.data.bad import BadExample
 from jaxcnn.data.fields import Example, Image, Label
-from jaxcnn.data.stores.records import Store, digest, is_image, mixed_order
-from jaxcnn.errors import UsageError
+from jaxcnn.data.stores.records import Store, check_in_keeping, digest, is_image, mixed_order, shown
+from jaxcnn.data.stores.tar_headers import Compressed, Header, headers
+from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.images.opening import check_bytes
 
-_BLOCK = 512
 # The number of a shard at the end of its name.
 _SHARD = re.compile(r"[-_.]*\d+(-of-\d+)?$")
 _CLASSES = "classes.txt"
@@ -58,6 +57,7 @@ class TarRecords:
         member = self.members[index]
         if member.wrong:
             raise BadExample(member.wrong)
+        check_bytes(member.size)
         try:
             file = self._files.get(member.archive) or self._opened(member.archive)
             content = os.pread(file, member.size, member.offset) if file else _read(member)
@@ -75,7 +75,7 @@ class TarRecords:
 
     def name(self, index: int) -> str:
         """Return the tar file and the name within it."""
-        return f"{self.members[index].archive}: {self.members[index].name}"
+        return shown(f"{self.members[index].archive}: {self.members[index].name}")
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the images' names, sizes and classes."""
@@ -100,7 +100,7 @@ def open_tar(path: Path, poll: Callable[[], None] = lambda: None) -> Store:
     listing = _Listing()
     for archive in _archives(path):
         _list(archive, listing, poll)
-    splits, class_names = _from_keys(path, listing) if listing.classes else _from_folders(listing)
+    splits, class_names = _from_keys(path, listing) if listing.classes else _from_folders(path, listing)
     if not splits:
         raise UsageError(f"{path} holds no images with a class: expected [SPLIT/]CLASS/FILE, or KEY.jpg and KEY.cls")
     opened = {split: TarRecords(members) for split, members in sorted(splits.items())}
@@ -133,7 +133,7 @@ def _archives(path: Path) -> list[Path]:
         raise _compressed(path)
     if not path.is_dir():
         return [path]
-    found = sorted(path.glob("*.tar"))
+    found = sorted(file for file in path.glob("*.tar") if file.is_file())
     if not found:
         packed = next((file for file in sorted(path.iterdir()) if _COMPRESSED.search(file.name)), None)
         raise UsageError(f"{path} holds no .tar files") if packed is None else _compressed(packed)
@@ -146,48 +146,31 @@ def _compressed(path: Path) -> UsageError:
 
 def _list(archive: Path, listing: _Listing, poll: Callable[[], None]) -> None:
     named_after = re.sub(r"\W", "-", _SHARD.sub("", archive.stem)) or "train"
-    for info in _headers(archive):
-        poll()
-        *folders, file = info.name.removeprefix("./").split("/")
-        member = _Member(str(archive), info.offset_data, info.size, info.name, -1)
-        key, _, kind = file.partition(".")
-        key = "/".join([*folders, key])
-        # A path that leads outside is nobody's class folder, and a link's target may be anywhere.
-        plain = info.isreg() and not info.issparse() and not {"", ".", ".."} & set(folders)
-        if not plain or file.startswith("."):
-            listing.ignored.append(f"{archive}: {info.name}")
-        elif kind == "cls":
-            listing.classes[str(archive), key] = _read(member._replace(size=min(info.size, 100))).decode("latin-1")
-        elif not is_image(file):
-            listing.ignored.append(f"{archive}: {info.name}")
-        else:
-            listing.images.append((named_after, key, member))
-
-
-def _headers(archive: Path) -> Iterator[tarfile.TarInfo]:
-    """Yield the members that are not folders."""
     try:
-        with tarfile.open(archive, "r:") as tar:
-            while (info := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
-                if not info.isdir():
-                    yield info
-            end = tar.offset
-        with archive.open("rb") as raw:
-            raw.seek(end)
-            # tarfile takes a damaged header for the end.
-            if raw.read(_BLOCK) != bytes(_BLOCK):
-                raise UsageError(f"{archive} is cut off or damaged: at byte {end} there is no member and no end mark")
-    except tarfile.TarError as error:
-        with archive.open("rb") as raw:
-            if raw.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-                raise _compressed(archive) from error
-        raise UsageError(f"{archive} is no tar file, or cut off or damaged: {error}") from error
-    except FileNotFoundError as error:
-        raise UsageError(f"{archive}: no such file") from error
+        for header in headers(archive):
+            poll()
+            _sort_in(archive, named_after, header, listing)
+    except Compressed:
+        raise _compressed(archive) from None
 
 
-def _from_folders(listing: _Listing) -> tuple[dict[str, list[_Member]], tuple[str, ...]]:
+def _sort_in(archive: Path, named_after: str, header: Header, listing: _Listing) -> None:
+    """Put a member where it belongs."""
+    *folders, file = header.name.removeprefix("./").split("/")
+    member = _Member(str(archive), header.offset, header.size, header.name, -1)
+    key, _, kind = file.partition(".")
+    key = "/".join([*folders, key])
+    # A path that leads outside is nobody's class folder.
+    inside = header.plain and not {"", ".", ".."} & set(folders)
+    if not inside or file.startswith(".") or not (kind == "cls" or is_image(file)):
+        listing.ignored.append(shown(f"{archive}: {header.name}"))
+    elif kind == "cls":
+        listing.classes[str(archive), key] = _read(member._replace(size=min(header.size, 100))).decode("latin-1")
+    else:
+        listing.images.append((named_after, key, member))
+
+
+def _from_folders(path: Path, listing: _Listing) -> tuple[dict[str, list[_Member]], tuple[str, ...]]:
     """Return the images of each split, and the names of the classes."""
     found: list[tuple[str, str, _Member]] = []
     for split, key, member in listing.images:
@@ -197,46 +180,48 @@ def _from_folders(listing: _Listing) -> tuple[dict[str, list[_Member]], tuple[st
             case [name, _]:
                 found.append((split, name, member))
             case _:
-                listing.ignored.append(f"{member.archive}: {member.name}")
+                listing.ignored.append(shown(f"{member.archive}: {member.name}"))
     class_names = sorted({name for _, name, _ in found})
     labels = {name: label for label, name in enumerate(class_names)}
     splits: dict[str, list[_Member]] = {}
     for split, name, member in found:
         splits.setdefault(split, []).append(member._replace(label=labels[name]))
+    within = {split: {class_names[member.label] for member in members} for split, members in splits.items()}
+    check_in_keeping(path, within, {split for split, key, _ in listing.images if key.count("/") == 1})
     for members in splits.values():
         members.sort(key=lambda member: mixed_order("/".join(member.name.split("/")[-2:])))
-    return splits, tuple(class_names)
+    return splits, tuple(map(shown, class_names))
 
 
 def _from_keys(path: Path, listing: _Listing) -> tuple[dict[str, list[_Member]], tuple[str, ...]]:
     """Return the images of each split, and the names of the classes; what has a wrong number becomes a bad example."""
     file = (path if path.is_dir() else path.parent) / _CLASSES
-    class_names = file.read_text().splitlines() if file.is_file() else None
+    class_names = file.read_text("utf-8", "surrogateescape").splitlines() if file.is_file() else None
     splits: dict[str, list[_Member]] = {}
     for split, key, member in listing.images:
         text = listing.classes.get((member.archive, key))
         if "." in member.name.removeprefix("./")[len(key) + 1 :]:  # KEY.mask.png goes with KEY.jpg
-            listing.ignored.append(f"{member.archive}: {member.name}")
+            listing.ignored.append(shown(f"{member.archive}: {member.name}"))
             continue
         if text is None:
-            member = member._replace(wrong=f"it has no class: there is no {key}.cls")
+            member = member._replace(wrong=f"it has no class: there is no {shown(key)}.cls")
         elif not re.fullmatch(r"[0-9]{1,6}", text.strip()):
-            member = member._replace(wrong=f"{key}.cls holds {text[:20]!r}, expected a class's number")
+            member = member._replace(wrong=f"{shown(key)}.cls holds {text[:20]!r}, expected a class's number")
         else:
             member = member._replace(label=int(text))
         splits.setdefault(split, []).append(member)
     for members in splits.values():
         members.sort(key=lambda member: mixed_order(member.name))
     if class_names is not None:
-        return splits, tuple(name.strip() for name in class_names if name.strip())
+        return splits, tuple(shown(name.strip()) for name in class_names if name.strip())
     counts = Counter(member.label for members in splits.values() for member in members if not member.wrong)
     last = max(counts, default=-1)
     missing = next((label for label in range(last) if label not in counts), None)
     if missing is not None:
         named = next(member for members in splits.values() for member in members if member.label == last)
         raise UsageError(
-            f"{path}: {named.name} has class {last} and no image class {missing}: expected every number from 0, or a "
-            f"file {file} that names all classes, one a line"
+            f"{path}: {shown(named.name)} has class {last} and no image class {missing}: expected every number from 0, "
+            f"or a file {file} that names all classes, one a line"
         )
     return splits, tuple(map(str, range(last + 1)))
 

@@ -6,11 +6,10 @@ import hashlib
 import os
 import re
 import shlex
+import sys
 import tempfile
 import threading
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ import numpy as np
 
 from jaxcnn.data.config import DataConfig
 from jaxcnn.data.examples import Split
+from jaxcnn.data.stores.npz import read_npz
+from jaxcnn.data.stores.records import shown
 from jaxcnn.errors import UsageError, unknown
 
 _POLL_SECONDS = 0.2
-# What numpy raises for a file that is missing, cut off or damaged.
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def open_builder(config: DataConfig, poll: Callable[[], None]) -> Any:
@@ -39,7 +38,8 @@ def open_builder(config: DataConfig, poll: Callable[[], None]) -> Any:
     builder = find_builder(config.name, config.path)
     if not is_prepared(builder):
         _download(builder, config.download, poll)
-    formats = sorted(found.value for found in builder.info.available_file_formats())
+    with readable(config.name):
+        formats = sorted(found.value for found in builder.info.available_file_formats())
     if "array_record" not in formats:
         given = "" if config.path is None else f" --data-dir {shlex.quote(str(config.path))}"
         advice = (
@@ -59,7 +59,8 @@ def find_builder(name: str, path: Path | None) -> Any:
         path: TFDS's data folder; TFDS's own by default.
 
     Raises:
-        UsageError: TFDS has no such data set, configuration or version, or lacks a package to open it.
+        UsageError: TFDS has no such data set, configuration or version, lacks a package to open it, or its files are
+            damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -67,7 +68,8 @@ def find_builder(name: str, path: Path | None) -> Any:
     try:
         if not re.fullmatch(r"\w+(/[^:]+)?(:[\d.*]+)?", name):  # TFDS also takes huggingface:NAME
             raise tfds.core.DatasetNotFoundError
-        with contextlib.redirect_stdout(None):  # TFDS prints a box where a package is missing
+        # TFDS prints a box where a package is missing.
+        with contextlib.redirect_stdout(None), _importing_nothing():
             builder = tfds.builder(name, data_dir=data_dir)
             if not is_prepared(builder):
                 builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
@@ -76,12 +78,54 @@ def find_builder(name: str, path: Path | None) -> Any:
                 builder = tfds.builder_from_directory(builder.data_path)
     except tfds.core.DatasetNotFoundError:
         raise unknown("TFDS data set", name, tfds.list_builders(with_community_datasets=False)) from None
-    except (ValueError, AssertionError) as error:
-        raise _cannot_build(name, error) from error
     except ImportError as error:
         reason = str(error).rpartition(": ")[2]
         raise UsageError(f"TFDS data set {name!r} cannot be opened: {reason}; pip install it") from error
+    except Exception as error:  # of any type, where files are damaged
+        raise _cannot_build(name, error) from error
     return builder
+
+
+@contextlib.contextmanager
+def _importing_nothing() -> Iterator[None]:
+    """Have TFDS find a class of features among those that are imported.
+
+    By itself it imports any module that a features.json names: what somebody else's files say, or a run's.
+    """
+    import tensorflow_datasets as tfds
+
+    connector: Any = tfds.features.FeatureConnector
+    own, find = connector.__dict__["cls_from_name"], connector.cls_from_name
+
+    def imported(cls: Any, name: str) -> Any:
+        module = str(name).rpartition(".")[0]
+        if module not in sys.modules:  # where all of TFDS's own are
+            raise ValueError(
+                f"features.json names the class {name!r:.200}: import {module[:200]} first, if it is yours"
+            )
+        return find(name)
+
+    connector.cls_from_name = classmethod(imported)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = own
+
+
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turn whatever TFDS comes to over damaged files into a UsageError of one line; `name` is the data set's."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"TFDS data set {name!r} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return one line; TFDS's own errors have many."""
+    return shown(" ".join(str(error).split()).rpartition('}": ')[2][:300]) or type(error).__name__
 
 
 def is_prepared(builder: Any) -> bool:
@@ -90,17 +134,19 @@ def is_prepared(builder: Any) -> bool:
 
 
 def _cannot_build(given: str, error: Exception) -> UsageError:
-    """Return the error for a configuration or version that is not there; TFDS's own has many lines."""
+    """Return the error for a configuration or version that is not there, or for damaged files."""
     import tensorflow_datasets as tfds
 
     name, _, variant = given.split(":")[0].partition("/")
-    variants = tfds.builder_cls(name).builder_configs
+    try:
+        variants = tfds.builder_cls(name).builder_configs
+    except tfds.core.DatasetNotFoundError:  # somebody's own, of which there are only files
+        variants = {variant: None} if variant else {}
     if variant and not variants:
         return UsageError(f"TFDS data set {name} has no configurations: write {name}, not {given}")
     if variant and variant not in variants:
         return unknown(f"configuration of {name}", variant, variants)
-    reason = " ".join(str(error).split()).rpartition('}": ')[2]
-    return UsageError(f"TFDS data set {given!r}: {reason[:300]}")
+    return UsageError(f"TFDS data set {given!r}: {_reason(error)}")
 
 
 def _download(builder: Any, allowed: bool, poll: Callable[[], None]) -> None:
@@ -159,7 +205,7 @@ def find_features(info: Any) -> tuple[str, str]:
     else:
         raise UsageError(
             f"TFDS data set {info.full_name!r} is not for image classification: it has the features "
-            f"{', '.join(names) or type(features).__name__}, an image and one class label are needed"
+            f"{', '.join(map(shown, names))[:200] or type(features).__name__}, an image and one class label are needed"
         )
     if features[image].np_dtype != np.uint8:
         raise UsageError(
@@ -171,9 +217,10 @@ def find_features(info: Any) -> tuple[str, str]:
 def kept(builder: Any, config: DataConfig, split: str, decode: Callable[[], Split]) -> Split:
     """Return a whole split, decoded: from the user's cache where these files were decoded before, or by `decode`."""
     path = _kept_path(builder, split, config.image_size, config.resize, config.resize_to)
-    # np.load checks the CRC of each array; a damaged file is decoded anew.
-    with contextlib.suppress(*_UNREADABLE), path.open("rb") as raw, np.load(raw) as file:
-        return Split({"image": file["images"], "label": file["labels"]})
+    # The CRC of each array is checked; a damaged file is decoded anew.
+    with contextlib.suppress(UsageError, KeyError):
+        arrays = read_npz(path)
+        return Split({"image": arrays["images"], "label": arrays["labels"]})
     result = decode()
     if not result.bad:  # else they are to be found, and told of, each time
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time

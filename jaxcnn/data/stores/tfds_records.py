@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.bad import BadExample
 from jaxcnn.data.fields import Example, Image, Label
-from jaxcnn.data.stores.records import Records, Store, digest
-from jaxcnn.data.stores.tfds_builder import find_features
-from jaxcnn.errors import UsageError
+from jaxcnn.data.stores.records import Records, Store, digest, shown
+from jaxcnn.data.stores.tfds_builder import find_features, readable
+from jaxcnn.errors import BadExample, UsageError
+
+# Of their names a list is made.
+_MOST_CLASSES = 1 << 20
 
 
 class TfdsRecords:
@@ -33,12 +35,13 @@ class TfdsRecords:
         self._image, self._label = image, label
         self._what = f"{builder.info.full_name} {split}"
         decoders = {image: tfds.decode.SkipDecoding()}
-        self._records = builder.as_data_source(split, decoders=decoders, file_format="array_record")
-        info = builder.info.splits[split]  # with the names of these files, now
-        self._files = [Path(file) for file in info.filepaths]
-        self._info = Path(builder.data_path) / "dataset_info.json"
-        for file, expected in zip(self._files, info.shard_lengths, strict=True):
-            _check(file, expected, f"TFDS data set {builder.info.full_name!r}, split {split!r}")
+        with readable(builder.info.full_name):
+            self._records = builder.as_data_source(split, decoders=decoders, file_format="array_record")
+            info = builder.info.splits[split]  # with the names of these files, now
+            self._files = [Path(file) for file in info.filepaths]
+            self._info = Path(builder.data_path) / "dataset_info.json"
+            for file, expected in zip(self._files, info.shard_lengths, strict=True):
+                _check(file, expected, f"TFDS data set {builder.info.full_name!r}, split {split!r}")
         _allow_open_files(len(self._files))
 
     def __len__(self) -> int:
@@ -75,20 +78,23 @@ def open_tfds(builder: Any) -> Store:
         UsageError: it is not for image classification, or its files are not what its dataset_info.json says.
     """
     info = builder.info
-    image, label = find_features(info)
-    channels = info.features[image].shape[-1] or 3
-    if channels not in (1, 3):
-        raise UsageError(f"TFDS data set {info.full_name!r}: images have {channels} channels, not 1 or 3")
 
     def records(split: str) -> Records:
         return TfdsRecords(builder, split, image, label)
 
-    return Store(
-        fields={"image": Image(channels), "label": Label(tuple(info.features[label].names))},
-        sizes={name: split.num_examples for name, split in info.splits.items()},
-        records=records,
-        note=(info.metadata or {}).get("note", ""),
-    )
+    with readable(info.full_name):
+        image, label = find_features(info)
+        channels, classes = info.features[image].shape[-1] or 3, info.features[label].num_classes
+        if channels not in (1, 3):
+            raise UsageError(f"TFDS data set {info.full_name!r}: images have {channels} channels, not 1 or 3")
+        if not 0 < classes <= _MOST_CLASSES:
+            raise UsageError(f"TFDS data set {info.full_name!r}: {classes} classes, expected 1 to {_MOST_CLASSES}")
+        return Store(
+            fields={"image": Image(channels), "label": Label(tuple(map(shown, info.features[label].names)))},
+            sizes={name: split.num_examples for name, split in info.splits.items()},
+            records=records,
+            note=str((info.metadata or {}).get("note", "")),
+        )
 
 
 def _check(file: Path, expected: int, what: str) -> None:

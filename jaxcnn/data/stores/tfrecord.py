@@ -26,10 +26,11 @@ def records(path: Path) -> Iterator[bytes]:
     """
     number = 0
     with path.open("rb") as file:
+        end = path.stat().st_size
         while header := file.read(12):
-            size = struct.unpack("<Q", header[:8])[0] if _matches(header) else None
-            data = b"" if size is None else file.read(size + 4)
-            if size is None or len(data) != size + 4 or not _matches(data):
+            size = struct.unpack("<Q", header[:8])[0] if _matches(header) else end
+            data = file.read(size + 4) if size + 4 <= end - file.tell() else b""
+            if not _matches(data):
                 raise UsageError(f"{path}: record {number} is damaged or cut off")
             yield data[:-4]
             number += 1
