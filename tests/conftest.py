@@ -8,6 +8,12 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 
+import jax
+
+# LLVM's optimisations take a third of the suite's time and are not what is tested. In this process alone: what a test
+# starts compiles as a user's does, and so do the tests of layers/cpu/.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
