@@ -19,6 +19,13 @@ class RunError(RuntimeError):
     """A run that cannot go on (non-finite loss, full disk, no good checkpoint). Exits with 1."""
 
 
+def line(error: BaseException) -> str:
+    """Return what an error says in one line: of a file, what went wrong and its name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice most alike `value`, or None where nothing is alike."""
     names = list(choices)

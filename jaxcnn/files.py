@@ -1,16 +1,23 @@
-"""Writing a file whole or not at all, its checksum, and JSON that comes from outside."""
+"""Writing a file whole or not at all, its checksum, a folder's lock, and JSON that comes from outside."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxcnn.errors import UsageError
 
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""What an experiment may be called: its name becomes that of a folder."""
 # Nothing of ours comes near them: levels of JSON, which others go through by recursion, and bytes of one text.
 _LEVELS, _BYTES = 50, 2**28
+# Processes that begin and end while one waits for a lock.
+_TRIES = 100
 _WORDS = {dict: "values by name", list: "a list", str: "text", int: "a whole number"}
 
 
@@ -33,6 +40,32 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(folder: Path, what: str) -> IO[str]:
+    """Make a folder, if need be, and return its file `lock`, which is locked as long as it is open.
+
+    Raises:
+      UsageError: another process has it, or the folder cannot be made; `what` it is, is named.
+    """
+    path = folder / "lock"
+    for left in reversed(range(_TRIES)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+            file.close()  # whoever had it has removed it since it was opened: another process may have the next
+        except BlockingIOError:
+            file.close()
+            break
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            if not (isinstance(error, FileNotFoundError) and left):  # the folder, too, may be removed meanwhile
+                raise UsageError(f"{what} cannot be written: {error.strerror}") from error
+    raise UsageError(f"{what} is in use by another process")
 
 
 def check_writable(path: Path) -> None:
@@ -75,8 +108,8 @@ def parse_json(text: str | bytes, what: str, kind: type = dict) -> Any:
       kind: of the value: dict, list, str, int; object: any.
 
     Raises:
-      UsageError: it is not valid JSON, is nested deeper than 50 levels or larger than 256 MiB, or its value is of
-        another kind.
+      UsageError: it is not valid JSON, is nested deeper than 50 levels or larger than 256 MiB, holds a whole number
+        beyond 64 bits, or its value is of another kind.
     """
     if len(text) > _BYTES:
         raise UsageError(f"{what} is larger than {_BYTES >> 20} MiB, which is no JSON of ours")
@@ -90,6 +123,8 @@ def parse_json(text: str | bytes, what: str, kind: type = dict) -> Any:
     while level := [each for one in level if isinstance(one, dict | list) for each in _inside(one)]:
         if (depth := depth + 1) > _LEVELS:
             raise UsageError(f"{what} is nested deeper than {_LEVELS} levels")
+        if any(isinstance(one, int) and abs(one) >= 2**63 for one in level):
+            raise UsageError(f"{what} holds a whole number that does not fit 64 bits")
     if not isinstance(found, kind):
         raise UsageError(f"{what} holds a {type(found).__name__}: expected {_WORDS.get(kind, 'something else')}")
     return found

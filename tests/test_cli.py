@@ -1,5 +1,6 @@
 """The command line as a user meets it: what is accepted, and one clear line for what is not."""
 
+import io
 import json
 import os
 import shutil
@@ -661,6 +662,18 @@ for line in ("--help", "data --help", "models --family lenet", "summary lenet5",
 """
     done = subprocess.run([sys.executable, "-c", code % DIGITS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_that_a_terminal_cannot_show_are_printed(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["jaxcnn", "--version"])
+    monkeypatch.setattr(cli, "exit_on_second_interrupt", lambda said: None)
+    with pytest.raises(SystemExit):
+        cli.main()
+    print("b\udcffth \u732b")
+    out.flush()
+    assert out.buffer.getvalue().endswith(b"b\\udcffth \\u732b\n")
 
 
 def test_the_allocator_is_set_once_before_jax_starts_its_threads(monkeypatch):

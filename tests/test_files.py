@@ -63,5 +63,5 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     for path, told in ((tmp_path / "pipe", "is no file"), (tmp_path, "is no file")):
         with pytest.raises(UsageError, match=told):
             read_json(path)
-    with pytest.raises(UsageError, match="there is no .*nowhere"):
+    with pytest.raises(UsageError, match=r"there is no .*nowhere"):
         read_json(tmp_path / "nowhere")
