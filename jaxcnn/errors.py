@@ -6,7 +6,7 @@ from collections.abc import Iterable
 # Choices that an error lists.
 _LISTED = 24
 # Characters of a longer message that are kept at either end.
-_SHOWN = 700
+_KEPT = 700
 
 
 class UsageError(ValueError):
@@ -30,7 +30,7 @@ class RunError(RuntimeError):
 
 
 def _shortened(message: str) -> str:
-    return message if len(message) <= 2 * _SHOWN else f"{message[:_SHOWN]} ... {message[-_SHOWN:]}"
+    return message if len(message) <= 2 * _KEPT else f"{message[:_KEPT]} ... {message[-_KEPT:]}"
 
 
 def line(error: BaseException) -> str:

@@ -587,6 +587,7 @@ def test_a_run_finds_parts_where_it_is_told_and_nowhere_else(tiny, refused, monk
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     optim = {"kind": "bulky:rule", "learning_rate": 0.1}
+    (folder / "result.json").unlink()  # a finished run is only read back
     (folder / "experiment.json").write_text(json.dumps(values | {"optim": optim}))
     for command in (["train", "--resume", "some/body"], ["train", "--resume", "some/body", "--seed", "0"]):
         assert refused(*command).startswith("there is no module bulky (looked in ")
@@ -600,7 +601,8 @@ def test_a_run_finds_parts_where_it_is_told_and_nowhere_else(tiny, refused, monk
         "; the run had it as /elsewhere/bulky.py)"
     )
     assert refused("train", "--resume", "some/body", "--code", "sit").startswith("--code sit is neither a folder nor")
-    words = ["train", "--resume", "some/body", "--code", "site", "--accept-program"]
+    shutil.copy(tiny.path / "result.json", folder)
+    words = ["train", "--resume", "some/body", "--code", "site"]
     assert cli._main(words) == 0 and tiny.result["params_sha256"][:16] in capsys.readouterr().out
 
 

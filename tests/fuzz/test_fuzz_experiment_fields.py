@@ -107,7 +107,9 @@ def test_a_trainer(seconds):
 
     def case(rng):
         values = base(rng)
+        options = values["model"].pop("options")  # how large a network may be has its tests with the models
         places = list(numbers_in(values))
+        values["model"]["options"] = options
         for _ in range(rng.integers(1, 3)):
             parent, key = places[rng.integers(len(places))]
             parent[key] = NUMBERS[rng.integers(len(NUMBERS))]
