@@ -1,6 +1,7 @@
 """What every fuzzer shares: damage done to real files, and the check that a door stays polite, quick and small.
 
-A door is whatever reads what comes from outside. Its fuzzer, test_fuzz_DOOR.py in this folder, makes a case from a random generator and hands it over:
+A door is whatever reads what comes from outside. Its fuzzer, test_fuzz_DOOR.py in this folder, makes a case from a
+random generator and hands it over:
 
     def case(rng):
         path.write_bytes(mutate(rng, GOOD, HEADERS))
@@ -95,7 +96,7 @@ def mutate_json(rng: np.random.Generator, value: Any) -> Any:
             case 4 if isinstance(parent[key], str) and parent[key]:
                 raw = mutate(rng, parent[key].encode("utf-8", "surrogatepass"))
                 parent[key] = raw.decode("latin-1")
-            case 5 if type(parent[key]) in (int, float):
+            case 5 if type(parent[key]) in (int, float) and abs(parent[key]) < 1e300:
                 parent[key] = [-parent[key], parent[key] + 1, float(parent[key]), str(parent[key])][rng.integers(4)]
             case _:
                 parent[key] = copy.deepcopy(ODD[rng.integers(len(ODD))])

@@ -108,6 +108,14 @@ def test_a_finished_run_is_resumed_by_reading_it_though_its_program_changed(kept
     assert f"{kept_run}: finished on " in capsys.readouterr().err
 
 
+def test_a_class_that_is_called_by_no_text_is_read_back(kept_run):
+    """As a folder is whose name is not UTF-8."""
+    names = [f"b\udcff{number}" for number in range(10)]
+    edit(kept_run / "data.json", put("fields", "label", "class_names", value=names))
+    assert jaxcnn.load_run(kept_run).description.class_names == tuple(names)
+    assert jaxcnn.load_run(kept_run).description.to_json()["fields"]["label"]["class_names"] == names
+
+
 # Hands that edit, and hostile ones.
 
 
