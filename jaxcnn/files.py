@@ -42,6 +42,14 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def inode(folder: Path) -> int | None:
+    """Return what tells a folder from another of its name; None: there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
 def lock(folder: Path, what: str) -> IO[str]:
     """Make a folder, if need be, and return its file `lock`, which is locked as long as it is open.
 

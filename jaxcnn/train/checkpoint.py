@@ -13,15 +13,14 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 
 from jaxcnn.errors import RunError
-from jaxcnn.files import fsync, read_json, sha256
+from jaxcnn.files import fsync, inode, read_json, sha256
 from jaxcnn.train.parallel import together
 
-Found = TypeVar("Found")
 _SPACE_BESIDE_ARRAYS = 200_000
 STATE, POSITION, SUMS = "state", "position.json", "SHA256SUMS"
 # Times that checkpoints which come and go are listed anew.
@@ -108,7 +107,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         folder = self.path(step)
-        before = _inode(folder)
+        before = inode(folder)
         try:
             with together():
                 verify(folder)
@@ -119,10 +118,10 @@ class Checkpoints:
                 raise RunError(f"{folder} does not hold the state of this experiment ({_reason(error)})") from error
             return state, read_json(folder / POSITION)
         finally:
-            if before is None or _inode(folder) != before:  # whatever was read or raised
+            if before is None or inode(folder) != before:  # whatever was read or raised
                 raise Vanished(folder)
 
-    def listed(self, read: Callable[[], Found]) -> Found:
+    def listed(self, read: Callable[[], Any]) -> Any:
         """Return what `read` returns, which lists the checkpoints and restores one: anew where that has vanished.
 
         Raises:
@@ -182,14 +181,6 @@ class Checkpoints:
                 replaced.rename(final)
         for leftover in self.folder.glob("tmp-*"):
             shutil.rmtree(leftover)
-
-
-def _inode(folder: Path) -> int | None:
-    """Return what tells a folder from another of its name; None: there is none."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return None
 
 
 def _write(folder: Path, state: Any, position: Mapping[str, Any]) -> None:
