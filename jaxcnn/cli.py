@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:  # a process of its own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may be no UTF-8
         exit_on_second_interrupt("jaxcnn: interrupted" + "; the last checkpoint is good" * (words[:1] == ["train"]))
     sys.exit(_main(words))
 
@@ -150,6 +151,8 @@ class Evaluate(_OfRun):
     """Short sides in pixels for multi_scale, such as 224 256 384."""
     resize_to: Count | None = None
     """Length that the short side is scaled to before crops of data.image_size; None: the run's own."""
+    data_path: Path | None = None
+    """Where the run's data are now; None: where they were."""
 
     def __call__(self) -> None:
         prepare_process(distributed=False)

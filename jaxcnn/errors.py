@@ -5,10 +5,16 @@ from collections.abc import Iterable
 
 # Choices that an error lists.
 _LISTED = 24
+# Characters of a longer message that are kept at either end.
+_KEPT = 700
 
 
 class UsageError(ValueError):
     """A mistake in what was asked for. The command line prints the message alone and exits with 2."""
+
+    def __init__(self, message: object = "") -> None:
+        """Keep the beginning and the end of a message that has something very long in it."""
+        super().__init__(_shortened(str(message)))
 
 
 class InputTooSmall(UsageError):
@@ -17,6 +23,21 @@ class InputTooSmall(UsageError):
 
 class RunError(RuntimeError):
     """A run that cannot go on (non-finite loss, full disk, no good checkpoint). Exits with 1."""
+
+    def __init__(self, message: object = "") -> None:
+        """See `UsageError`."""
+        super().__init__(_shortened(str(message)))
+
+
+def _shortened(message: str) -> str:
+    return message if len(message) <= 2 * _KEPT else f"{message[:_KEPT]} ... {message[-_KEPT:]}"
+
+
+def line(error: BaseException) -> str:
+    """Return what an error says in one line: of a file, what went wrong and its name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class BadExample(Exception):

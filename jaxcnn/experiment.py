@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import re
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from jaxcnn.data.config import DataConfig
 from jaxcnn.errors import UsageError, unknown
+from jaxcnn.files import FOLDER_NAME
 from jaxcnn.models.config import ModelConfig
 from jaxcnn.parts import Finder, is_reference, load_file
 from jaxcnn.tasks import AnyTask, Classification
@@ -58,7 +59,7 @@ class Experiment(Config, at=""):
         if self.seed > LAST_SEED + 1 - self.train.seeds:
             last = f"0 to {LAST_SEED + 1 - self.train.seeds}, so that there are {self.train.seeds} seeds from there"
             raise UsageError(f"seed is {self.seed}: expected {last}")
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", self.name):
+        if not FOLDER_NAME.fullmatch(self.name):
             raise UsageError(f"name is {self.name!r}: expected letters, digits, '_', '-' and '.', as in lenet_mnist")
 
     @property
@@ -90,24 +91,30 @@ def fingerprint(experiment: Experiment) -> str:
     """
     values = material(experiment)
     if experiment.model.weights is not None:
-        values["model.weights"] = str(experiment.model.weights.expanduser().resolve())
+        values["model.weights"] = os.path.realpath(os.path.expanduser(experiment.model.weights))
     if experiment.data.source in ("npz", "folder", "tar", "cache") and experiment.data.path is not None:
-        values["data.path"] = str(experiment.data.path.expanduser().resolve())
+        values["data.path"] = os.path.realpath(os.path.expanduser(experiment.data.path))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def kept(experiment: Experiment) -> dict[str, Any]:
+    """Return what a run folder keeps of an experiment: JSON with absolute paths, whatever folder it is read from."""
+    places = {"data.path": experiment.data.path, "model.weights": experiment.model.weights}
+    found = {name: os.path.abspath(os.path.expanduser(path)) for name, path in places.items() if path is not None}
+    return to_json(experiment.override(found))
 
 
 def difference(ours: Experiment, theirs: Experiment) -> str | None:
     """Return the first field that matters and differs, as a line of text, or None."""
-    if not (names := differences(ours, theirs)):
-        return None
-    mine, other = (_flat(to_json(each)).get(names[0]) for each in (ours, theirs))
-    return f"{names[0]} is {mine!r}, the run has {other!r}"
+    found = differences(ours, theirs).items()
+    return next((f"{name} is {mine!r}, the run has {other!r}" for name, (mine, other) in found), None)
 
 
-def differences(ours: Experiment, theirs: Experiment) -> list[str]:
-    """Return the names of the fields that matter and differ."""
-    mine, other = _flat(to_json(ours)), _flat(to_json(theirs))
-    return [name for name in sorted({**material(ours), **material(theirs)}) if mine.get(name) != other.get(name)]
+def differences(ours: Experiment, theirs: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Return the fields that matter and differ, with the values of both, by name."""
+    mine, other = (_flat(kept(each)) for each in (ours, theirs))
+    names = sorted({**material(ours), **material(theirs)})
+    return {name: (mine.get(name), other.get(name)) for name in names if mine.get(name) != other.get(name)}
 
 
 def material(experiment: Experiment) -> dict[str, Any]:

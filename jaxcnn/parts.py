@@ -65,14 +65,19 @@ class Finder:
     """Installed packages that may be imported from even so."""
     before: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where a run had its files, by name: told where one is no longer found."""
+    never: Path | None = None
+    """A folder within which nothing is looked for but by the name of a folder above: what is in it is data."""
 
     @classmethod
-    def of_data(cls, code: Iterable[str | Path], before: Mapping[str, str] | None = None) -> "Finder":
+    def of_data(
+        cls, code: Iterable[str | Path], before: Mapping[str, str] | None = None, never: Path | None = None
+    ) -> "Finder":
         """Return what finds the parts that data name, a run or weights: in the working folder and what a user names.
 
         Args:
           code: folders, and installed packages by name.
           before: where a run had its files.
+          never: the run's own folder.
 
         Raises:
           UsageError: there is no such folder or package.
@@ -85,7 +90,8 @@ class Finder:
                 packages.append(str(each))
             else:
                 raise UsageError(f"--code {each} is neither a folder nor an installed package")
-        return cls(tuple(folders), installed=False, packages=tuple(packages), before=before or {})
+        never = None if never is None else never.resolve()
+        return cls(tuple(folders), installed=False, packages=tuple(packages), before=before or {}, never=never)
 
     def find(self, reference: str) -> Any:
         """Return what a reference names.
@@ -126,7 +132,8 @@ class Finder:
             path = (folder / name).resolve()
             if not path.is_file() or (where.startswith("jaxcnn.") and not is_file):
                 continue
-            if self.installed or path.is_relative_to(folder):
+            own = self.never is None or not path.is_relative_to(self.never) or folder in places[: len(self.folders)]
+            if self.installed or (path.is_relative_to(folder) and own):
                 return load_file(path) if is_file else _load(where, folder, path), folder
             outside = path
         if not is_file and (self.installed or where.partition(".")[0] in self.packages):
@@ -140,7 +147,9 @@ class Finder:
         what = "FOLDER" if is_file else "FOLDER or PACKAGE"
         more = f"; --code {what} names another that may be imported from" * (not self.installed)
         if outside is not None:
-            raise UsageError(f"{where} is {outside}, which is not {looked}{more}")
+            data = self.never is not None and outside.is_relative_to(self.never)
+            why = "lies in the run's own folder" if data else f"is not {looked}"
+            raise UsageError(f"{where} is {outside}, which {why}{more}")
         was = [f"; the run had it as {self.before[str(name)]}" for name in wanted if str(name) in self.before]
         near = [name for folder in places for name in (_files_in(folder, wanted[0]) if is_file else _beside(folder))]
         also = " and installed" * (self.installed and not is_file)

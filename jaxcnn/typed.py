@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -312,12 +313,14 @@ def _converted(hint: Any, value: Any, name: str) -> Any:
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
             return {key: _convert(parts[1], item, name) for key, item in value.items()}
     elif hint is Path:
-        if isinstance(value, str | Path):
-            return Path(value)
+        with contextlib.suppress(UnicodeEncodeError):  # of "\ud800", which no file is called
+            if isinstance(value, str | Path) and b"\0" not in os.fsencode(value):
+                return Path(value)
     elif hint in (int, float):
         wanted = numbers.Integral if hint is int else numbers.Real
-        if isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value):  # type: ignore[arg-type]
-            return hint(value)
+        with contextlib.suppress(OverflowError):  # of 10**400
+            if isinstance(value, wanted) and not isinstance(value, bool) and math.isfinite(value):  # type: ignore[arg-type]
+                return hint(value)
     elif hint is Any:
         return value
     elif not isinstance(hint, type):
@@ -352,9 +355,10 @@ def _check_fields(kind: Any, value: Any, name: str) -> Any:
     if isinstance(value, kind):
         return value  # checked when it was made
     prefix, found = name + "." if name else "", hints(kind)
+    hidden = [one.name for one in dataclasses.fields(kind) if not one.compare]  # `to_json` does not write them
     for key in value:
-        if key not in found:
-            raise unknown("field", key, found, prefix)
+        if key not in found or key in hidden:
+            raise unknown("field", key, found.keys() - hidden, prefix)
     for one in dataclasses.fields(kind):
         if one.name not in value and default_of(one) is dataclasses.MISSING:
             raise UsageError(f"{prefix}{one.name} is missing: expected {expected(found[one.name])}")

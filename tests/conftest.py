@@ -1,6 +1,8 @@
 """Every test runs on eight fake CPU devices, with strict dtype promotion, warnings as errors and a cache of its own."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +21,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 def own_cache(tmp_path_factory):
     """What is cached for a user of this machine is neither read nor added to."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def kept_run(tmp_path):
+    """A copy of the small finished run that is kept from an earlier version."""
+    folder = tmp_path / "runs" / "compatibility" / "run"
+    shutil.copytree(Path(__file__).parent / "compatibility" / "run", folder)
+    return folder

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what is accepted, and one clear line for what is not."""
 
+import io
 import json
 import os
 import shutil
@@ -586,6 +587,7 @@ def test_a_run_finds_parts_where_it_is_told_and_nowhere_else(tiny, refused, monk
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
     optim = {"kind": "bulky:rule", "learning_rate": 0.1}
+    (folder / "result.json").unlink()  # a finished run is only read back
     (folder / "experiment.json").write_text(json.dumps(values | {"optim": optim}))
     for command in (["train", "--resume", "some/body"], ["train", "--resume", "some/body", "--seed", "0"]):
         assert refused(*command).startswith("there is no module bulky (looked in ")
@@ -599,7 +601,8 @@ def test_a_run_finds_parts_where_it_is_told_and_nowhere_else(tiny, refused, monk
         "; the run had it as /elsewhere/bulky.py)"
     )
     assert refused("train", "--resume", "some/body", "--code", "sit").startswith("--code sit is neither a folder nor")
-    words = ["train", "--resume", "some/body", "--code", "site", "--accept-program"]
+    shutil.copy(tiny.path / "result.json", folder)
+    words = ["train", "--resume", "some/body", "--code", "site"]
     assert cli._main(words) == 0 and tiny.result["params_sha256"][:16] in capsys.readouterr().out
 
 
@@ -661,6 +664,18 @@ for line in ("--help", "data --help", "models --family lenet", "summary lenet5",
 """
     done = subprocess.run([sys.executable, "-c", code % DIGITS], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_that_a_terminal_cannot_show_are_printed(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["jaxcnn", "--version"])
+    monkeypatch.setattr(cli, "exit_on_second_interrupt", lambda said: None)
+    with pytest.raises(SystemExit):
+        cli.main()
+    print("b\udcffth \u732b")
+    out.flush()
+    assert out.buffer.getvalue().endswith(b"b\\udcffth \\u732b\n")
 
 
 def test_the_allocator_is_set_once_before_jax_starts_its_threads(monkeypatch):

@@ -1,6 +1,5 @@
 """What a data set is like, without its examples: all that a network, its programs and a run read back need of it."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +8,11 @@ import jax
 import numpy as np
 
 from jaxcnn.data import fields as kinds
-from jaxcnn.data.fields import Fields, class_names_of
-from jaxcnn.data.norms import Norms
+from jaxcnn.data.fields import ClassMap, Fields, Image, class_names_of
+from jaxcnn.data.norms import Norms, given_norms
 from jaxcnn.data.order import LastBatch
 from jaxcnn.errors import UsageError
-from jaxcnn.typed import check, to_json
+from jaxcnn.typed import Count, check, to_json
 
 
 @dataclass(frozen=True)
@@ -60,23 +59,36 @@ class Description:
           UsageError: the values are something else.
         """
         try:
-            found = {name: _field(one) for name, one in values["fields"].items()}
-            leaf = lambda x: isinstance(x, list)  # noqa: E731
+            fields = kinds.check_fields({name: _field(one) for name, one in values["fields"].items()})
             shapes = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(tuple(x[1:]), np.dtype(x[0])), values["shapes"], is_leaf=leaf
+                lambda x: jax.ShapeDtypeStruct(check(tuple[Count, ...], x[1:], "a shape"), np.dtype(x[0])),
+                check(dict[str, Any], values["shapes"], "shapes"),
+                is_leaf=lambda x: isinstance(x, list),
             )
-            given = values["norms"]
-            norms = None if given is None else Norms(*(np.asarray(given[name], np.float32) for name in Norms._fields))
-            if norms is not None and not (np.isfinite(norms.mean).all() and (norms.std > 0).all()):
-                raise ValueError(f"norms {str(given)[:100]}")
-            sizes, streamed = dict(values["examples"]), bool(values["streamed"])
-            return cls(found, shapes, sizes, norms, streamed, (), values["last_batch"])
+            frames = {name: shapes[name].shape[:2] for name, one in fields.items() if isinstance(one, Image | ClassMap)}
+            if shapes != kinds.shapes_of(fields, frames):
+                raise ValueError("shapes are not those of the fields")
+            norms = None
+            if (given := values["norms"]) is not None:
+                norms = given_norms(given["mean"], given["std"], shapes["image"].shape)
+                if not (np.isfinite(norms.mean).all() and np.isfinite(norms.std).all() and (norms.std > 0).all()):
+                    raise ValueError(f"norms: std is {norms.std.tolist()}: expected finite numbers above 0"[:200])
+            elif isinstance(fields.get("image"), Image):
+                raise ValueError("norms of the images are missing")
+            sizes = check(dict[str, Count], values["examples"], "examples")
+            if not {"train", "test"} <= sizes.keys():
+                raise ValueError("examples: train or test is missing")
+            streamed, last_batch = (
+                check(kind, values[name], name) for name, kind in (("streamed", bool), ("last_batch", LastBatch))
+            )
+            return cls(fields, shapes, sizes, norms, streamed, (), last_batch)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise UsageError(f"data.json is not what a run writes ({type(error).__name__}: {error})") from error
+            told = error if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+            raise UsageError(f"not what a run writes ({told})") from error
 
 
-def _field(values: Mapping[str, Any]) -> kinds.Field:
-    kind = getattr(kinds, str(values["kind"]))
-    if not dataclasses.is_dataclass(kind):
-        raise ValueError(values["kind"])
-    return check(kind, {name: value for name, value in values.items() if name != "kind"}, "data.json")
+def _field(values: Any) -> kinds.Field:
+    known = {kind.__name__: kind for kind in kinds.KINDS}
+    values = check(dict[str, Any], values, "a field")
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    return check(known[values["kind"]], rest, values["kind"])

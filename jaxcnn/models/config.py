@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxcnn.errors import UsageError
-from jaxcnn.typed import Config, Count, Option
+from jaxcnn.typed import Config, Interval, Option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class ModelConfig(Config, at="model"):
     name: str
     """A name that `jaxcnn models` lists; or your own, `nets.py:tiny` or `my_package.nets:tiny`: a Linen module's class,
     or a function that returns a module."""
-    num_classes: Count | None = None
+    num_classes: Annotated[int, Interval(least=1, most=2**20)] | None = None
     """Outputs; None: as many as the task takes, such as the data set's classes."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the layers compute in. Parameters, BatchNorm statistics, outputs and loss are float32 always."""

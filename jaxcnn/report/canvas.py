@@ -1,6 +1,7 @@
 """What figures are drawn on: one style, the Agg renderer, PNG bytes that depend on the drawing alone."""
 
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, line
 from jaxcnn.files import write_atomically
 
 if TYPE_CHECKING:
@@ -81,14 +82,16 @@ def show_image(axes: "Axes", image: UInt8[np.ndarray, "h w c"]) -> None:
 
 
 def shorten(text: str, length: int) -> str:
-    """Return the text, cut to so many characters."""
+    """Return the text, cut to so many characters, with ? for bytes of a file's name that are none."""
+    text = text.encode(errors="replace").decode()
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def write_figures(figures: Mapping[str, Callable[[], "Figure"]], folder: Path, say: Callable[[str], None]) -> None:
-    """Write `<name>.png` of each; one that cannot be drawn is told, and costs no other."""
+    """Write `<name>.png` of each; one that cannot be drawn is told, and costs no other, nor the run its result."""
+    warnings.filterwarnings("ignore", module=r"jaxcnn\.report\.")  # that a font lacks letters of a class's name
     for name, draw in figures.items():
         try:
             write_atomically(folder / f"{name}.png", png(draw()))
-        except Exception as error:
-            say(f"no figure {name}: {' '.join(str(error).split()) or type(error).__name__}")
+        except (Exception, SystemExit) as error:
+            say(f"no figure {name}: {line(error)}")

@@ -5,8 +5,8 @@ experiment that differ in nothing but their seed make one row.
 """
 
 import json
-import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,15 +15,23 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.files import write_atomically
+from jaxcnn.files import FOLDER_NAME, write_atomically
+from jaxcnn.report.held import check_held, read_held
 from jaxcnn.report.tables import duration, metric_name, metric_value
 
-FILES = ("experiment", "environment", "result")
+_FILES: dict[str, dict[str, Any]] = {
+    "experiment": {"paper": str | None, "published": str | None, "data": dict[str, Any] | None},
+    "environment": {
+        **{"platform": str, "device_kind": str, "device_count": int, "process_count": int},
+        **{"cpu": str, "cpu_count": int | None},
+    },
+    "result": {"command": str},
+}
 COMMAND = "python scripts/record_result.py"
 # Fields in which the runs of one row may differ: the seed, and what no result depends on.
 FREE = ("seed", "paper", "published", "checkpoint")
-# Options of a command that say where something lies on one machine.
-_PLACES = re.compile(r"\s+--(data\.path|runs-dir|resume)[ =]('[^']*'|\S+)")
+# Options of a command that say where something lies on one machine, and how many words follow at most.
+_PLACES = {"--data.path": 1, "--runs-dir": 1, "--resume": 1, "--code": 99}
 
 
 @dataclass(frozen=True)
@@ -89,46 +97,84 @@ def read_run(folder: Path) -> RecordedRun:
     """Return the small JSON files of a run folder, or of a recorded run.
 
     Raises:
-        UsageError: a file is missing or is not JSON, or the run has not finished.
+        UsageError: a file is missing or holds something else, or the run has not finished.
     """
-    contents = {}
-    for file in FILES:
-        path = Path(folder) / f"{file}.json"
-        try:
-            contents[file] = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            raise UsageError(f"{folder} is not a finished run: it has no {path.name}") from None
-        except ValueError:
-            raise UsageError(f"{path} is not valid JSON") from None
-    status = contents["result"].get("status")
+    paths = {file: Path(folder) / f"{file}.json" for file in _FILES}
+    for path in paths.values():
+        if not path.is_file():
+            raise UsageError(f"{folder} is not a finished run: it has no {path.name}")
+    contents = {file: read_held(path) for file, path in paths.items()}
+    status = contents["result"]["status"]
     if status != "finished":
         raise UsageError(f"{folder} is not a finished run: its status is {status!r}")
-    return RecordedRun(contents["result"]["name"], Path(folder).resolve().name, **contents)
+    for file, path in paths.items():
+        check_held(_FILES[file], contents[file], path)
+    name = contents["result"]["name"]
+    if not FOLDER_NAME.fullmatch(name):  # a folder is called by it
+        raise UsageError(f"{paths['result']}: name is {name!r:.80}: expected that of an experiment, as in lenet_mnist")
+    return RecordedRun(name, Path(folder).resolve().name, **contents)
 
 
 def record(run_dirs: Sequence[Path], results: Path) -> list[Path]:
     """Copy the small JSON files of finished runs to `results/<name>/<hash>/` and return those folders.
 
-    Where things lay on the machine (`data.path`, `--runs-dir`) is left out.
+    Where things lay on the machine (`data.path`, `--runs-dir`) is left out; of other absolute paths the part within
+    the folder that `results` is in is kept, or the last name.
 
     What was recorded of the same run (same hash) is replaced. Nothing is copied unless every run can be.
 
     Raises:
         UsageError: a run is unfinished or damaged.
     """
-    recorded = []
+    recorded, root = [], results.resolve().parent
     for run in [read_run(folder) for folder in run_dirs]:
         target = results / run.name / run.hash
-        data = {key: value for key, value in run.experiment.get("data", {}).items() if key != "path"}
+        command = [_public(word, root) for word in _without(_PLACES, run.result["command"])]
+        data = {key: value for key, value in (run.experiment.get("data") or {}).items() if key != "path"}
         files = {
             "experiment": run.experiment | {"data": data},
             "environment": run.environment,
-            "result": run.result | {"command": _PLACES.sub("", run.result["command"])},
+            "result": run.result | {"command": shlex.join(command)},
         }
         for file, content in files.items():
-            write_atomically(target / f"{file}.json", (json.dumps(content, indent=1) + "\n").encode())
+            public = _public(content, root)
+            write_atomically(target / f"{file}.json", (json.dumps(public, indent=1) + "\n").encode())
         recorded.append(target)
     return recorded
+
+
+def _public(value: Any, root: Path) -> Any:
+    """Return JSON, or a word of a command, where an absolute path is that from `root`, or else its last name."""
+    if isinstance(value, dict):
+        return {key: _public(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item, root) for item in value]
+    if not isinstance(value, str):
+        return value
+    flag, equals, text = value.partition("=") if value.startswith("--") else ("", "", value)
+    path = Path(text)
+    if text.startswith(("/", "~")):
+        text = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+    return flag + equals + text
+
+
+def _without(flags: Mapping[str, int], command: str) -> list[str]:
+    """Return the words of a command without some options, and the words that follow them: so many at most."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # it is not written by a shell's rules
+        words = command.split()
+    kept, following = list[str](), 0
+    for word in words:
+        name, equals, _ = word.replace("_", "-").partition("=")
+        if name in flags:
+            following = 0 if equals else flags[name]
+        elif following and not word.startswith("--"):
+            following -= 1
+        else:
+            following = 0
+            kept.append(word)
+    return kept
 
 
 def read_results(results: Path) -> list[Row]:
@@ -184,10 +230,10 @@ def _row(runs: list[RecordedRun]) -> Row:
             name: Measured.of([run.result["metrics"][name] for run in runs if name in run.result["metrics"]])
             for name in names
         },
-        commands=_distinct(re.sub(r"\s+--seed[ =]\S+", "", run.result["command"]) for run in runs),
+        commands=_distinct(shlex.join(_without({"--seed": 1}, run.result["command"])) for run in runs),
         commits=_distinct(_commit(run.environment) for run in runs),
         hardware=_distinct(_hardware(run.environment) for run in runs),
-        examples=runs[0].result.get("examples", {}),
+        examples=runs[0].result.get("examples") or {},
         notes=_distinct(run.result["note"] for run in runs if run.result.get("note")),
         examples_per_second=float(np.mean([run.result["examples_per_second"] for run in runs])),
         wall_seconds=float(np.mean([run.result["wall_seconds"] for run in runs])),

@@ -114,8 +114,8 @@ def seeds_table(runs: Sequence[Any]) -> str:
         result = run.result
         value = result["status"]
         if value == "finished":
-            metric = result["metric"]
-            scores.append(result["metrics"][metric])
+            metric = result.get("metric") or "test/loss"
+            scores.append(result["metrics"].get(metric, float("nan")))
             value = metric_value(metric, scores[-1])
         rows.append((str(result["seed"]), value, str(run.path)))
     if scores:

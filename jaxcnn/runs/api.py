@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import jax
 from jaxcnn import experiment as experiments
 from jaxcnn.data.views import check_views
 from jaxcnn.errors import UsageError
-from jaxcnn.experiment import Experiment
+from jaxcnn.experiment import Experiment, kept
 from jaxcnn.runs.averaging import score_views
+from jaxcnn.runs.build import load_together
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.runs.identity import Programs, programs_of
 from jaxcnn.runs.loaded import Run, load_run, on_devices
@@ -26,7 +27,6 @@ from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import together
 from jaxcnn.train.schedules import find_schedule
-from jaxcnn.typed import to_json
 
 
 def run(experiment: Experiment, runs_dir: str | Path = "runs", *, progress: bool = True, command: str = "") -> Run:
@@ -83,10 +83,14 @@ def _differs(run: Run, progress: bool) -> str | None:
     saved, sources = run.folder.read("program"), run.sources
     if sources.sha256 in saved["sources"]:
         return None
-    then = Programs.from_json(saved)
+    try:
+        then = Programs.from_json(saved)
+    except UsageError as error:
+        return f"another version of jaxcnn wrote its program.json: {error}"
     now = programs_of(run.experiment, run.description, sources, run.finder, then.platform)
     if (differs := now.differs(then)) is None:
-        run.folder.write("program", saved | {"sources": [*saved["sources"], sources.sha256]})
+        with contextlib.suppress(OSError):  # a run that is only to be read costs time each time
+            run.folder.write("program", saved | {"sources": [*saved["sources"], sources.sha256]})
         _say(progress, f"{run.path}: its code has changed, what it computes has not: it is the same run")
     return differs
 
@@ -118,7 +122,7 @@ def resume(
       RunError, Stopped: as `run`.
     """
     found = load_run(folder, code=code)
-    differ: list[str] = []
+    differ: Mapping[str, Any] = {}
     if experiment is not None:
         if experiment.train.seeds != 1:
             raise UsageError(
@@ -131,8 +135,8 @@ def resume(
         if experiment.code is not None:  # the file was named by whoever asks; what a run names is data
             finder = replace(finder, folders=(experiment.code, *finder.folders), installed=True)
         found = Run(found.path, finder, found.experiment if differ else experiment)
-    has_program = found.folder.has("program") and found.folder.has("data")
-    differs = _differs(found, progress) if has_program else None
+    computes = found.folder.has("program") and found.folder.has("data") and (differ or not found.folder.finished)
+    differs = _differs(found, progress) if computes else None
     if differs and not accept_program:
         raise UsageError(
             f"cannot resume {folder}: it was computed by another program ({differs}); --accept-program goes on with "
@@ -188,6 +192,7 @@ def evaluate(
     views: str = "center",
     scales: Sequence[int] = (),
     resize_to: int | None = None,
+    data_path: str | Path | None = None,
     code: Sequence[str | Path] = (),
 ) -> dict[str, float]:
     """Return the metrics of a run's checkpoint on a split, on whatever devices there are.
@@ -201,6 +206,7 @@ def evaluate(
       views: "center", the run's own; "ten_crop"; or "multi_scale": probabilities are averaged over each image's views.
       scales: of "multi_scale": short sides in pixels.
       resize_to: in place of the run's own; see `DataConfig`.
+      data_path: where the run's data are now, in place of `data.path`.
       code: see `load_run`.
 
     Raises:
@@ -214,14 +220,20 @@ def evaluate(
         experiment, math.gcd(experiment.train.batch_size, min(experiment.train.devices or there, there))
     )
     with StopFlag() as stop:
+        if data_path is not None:
+            experiment = experiment.override({"data.path": data_path})
+        begun, original = found.description, experiment.data
         if resize_to is not None:
             experiment = experiment.override({"data.resize_to": resize_to})
         check_views(views, scales, experiment.data)
-        begun = found.description if views == "center" else replace(found.description, streamed=True)
-        trainer = Trainer.from_experiment(experiment, begun=begun, finder=found.finder, stop=stop)
-        examples = trainer.data.split(split)
-        if resize_to is None and trainer.data.streamed == found.description.streamed:  # else they are other pixels
-            check_data(found.folder, trainer, trainer.key)
+        streamed = begun.streamed or views != "center"
+        trainer = Trainer.from_experiment(
+            experiment, begun=replace(begun, streamed=streamed), finder=found.finder, stop=stop
+        )
+        examples, same = trainer.data.split(split), trainer.data
+        if not begun.streamed and (streamed or resize_to):  # checksums are of the pixels that the run was trained on
+            same = load_together(original, trainer.task, found.finder, stop.check, False, begun.norms)
+        check_data(found.folder, same)
         state = found.restore(checkpoint, trainer)
         if views == "center":
             metrics = trainer.evaluate(examples, state).metrics
@@ -234,7 +246,8 @@ def _train(found: Run, progress: bool, command: str) -> Run:
     started, record = time.perf_counter(), None
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
-        stack.enter_context(_only_here(found.folder))
+        if not found.folder.finished:  # else nothing is written, and its disk may be read-only
+            stack.enter_context(_only_here(found.folder))
         if found.folder.finished:
             _say(progress, describe_finished(found))
             return found
@@ -245,7 +258,7 @@ def _train(found: Run, progress: bool, command: str) -> Run:
             record.train()
         except Stopped as stopped:
             if jax.process_index() == 0:
-                found.folder.write_once("experiment", to_json(found.experiment))  # it may come before
+                found.folder.write_once("experiment", kept(found.experiment))  # it may come before
             more = " --distributed" if jax.process_count() > 1 else ""
             again = f"jaxcnn train --resume {shlex.quote(str(found.path))}{more}"
             step = record.position.step if record else 0
@@ -268,16 +281,16 @@ def make_record(run: Run, trainer: Trainer, command: str, started: float, **opti
     folder = run.folder
 
     def identify() -> None:
-        folder.write_once("experiment", to_json(run.experiment))
-        known = folder.read("program")["sources"] if folder.has("program") else []
+        folder.write_once("experiment", kept(run.experiment))
+        known = folder.find("program").get("sources", [])
         if run.sources.sha256 not in known:
             programs = programs_of(run.experiment, trainer.data.describe(), run.sources, run.finder)
             values = {"sources": [*known, run.sources.sha256], "files": dict(run.sources.files)}
             folder.write("program", values | asdict(programs))
 
     notes = {**options.pop("notes", {}), "command": command}
-    if folder.has("continued"):
-        notes["continued"] = folder.read("continued")
+    if continued := folder.find("continued"):
+        notes["continued"] = continued
     own = {
         "seed": run.experiment.seed,
         "name": run.experiment.name,
@@ -290,9 +303,10 @@ def make_record(run: Run, trainer: Trainer, command: str, started: float, **opti
 
 def describe_finished(run: Run) -> str:
     """Return in one line that a run is only read back."""
-    commit = run.folder.read("environment").get("commit") if run.folder.has("environment") else None
+    commit = run.folder.find("environment").get("commit")
     of = f", commit {commit[:7]}" if commit else ""
-    when = f" on {run.result['finished'][:10]}" if "finished" in run.result else ""
+    finished = run.result.get("finished")
+    when = f" on {finished[:10]}" if finished else ""
     return f"{run.path}: finished{when}{of}; not trained again"
 
 

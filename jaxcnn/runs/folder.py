@@ -18,8 +18,6 @@ runs/<name>/<hash>/
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 from collections.abc import Iterator
 from functools import cached_property
@@ -27,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UsageError
-from jaxcnn.files import write_atomically
+from jaxcnn.files import lock, write_atomically
+from jaxcnn.report.held import Row, read_held, read_metrics
 from jaxcnn.train.checkpoint import Checkpoints
-from jaxcnn.train.log import Row, read_metrics
 
 
 class RunFolder:
@@ -52,15 +50,18 @@ class RunFolder:
         """Return what `name`.json holds.
 
         Raises:
-          UsageError: there is no such file, or it is not JSON.
+          UsageError: there is no such file, or it does not hold what a run writes.
         """
-        path = self.path / f"{name}.json"
+        return read_held(self.path / f"{name}.json")
+
+    def find(self, name: str) -> dict[str, Any]:
+        """Return what `name`.json holds, {} where there is no such file; UsageError as `read`."""
         try:
-            return json.loads(path.read_text())
-        except FileNotFoundError as error:
-            raise UsageError(f"{self.path} has no {path.name}") from error
-        except ValueError as error:
-            raise UsageError(f"{path} is not valid JSON") from error
+            return self.read(name)
+        except UsageError:
+            if self.has(name):
+                raise
+            return {}  # which may have been taken away just now
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write `name`.json, whole or not at all."""
@@ -75,12 +76,12 @@ class RunFolder:
     def rows(self) -> list[Row]:
         """The rows of `metrics.jsonl`; [] before there is any."""
         path = self.path / "metrics.jsonl"
-        return read_metrics(path) if path.exists() else []
+        return read_metrics(path) if path.is_file() else []
 
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end."""
-        return self.has("result") and self.read("result").get("status") == "finished"
+        return self.find("result").get("status") == "finished"
 
     @property
     def begun(self) -> bool:
@@ -111,18 +112,8 @@ class RunFolder:
         Raises:
           UsageError: another process does, or the folder cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            opened = (self.path / "lock").open("w")
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            raise UsageError(f"run folder {self.path} cannot be written: {error.strerror}") from error
-        with opened as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(f"run folder {self.path} is in use by another process") from error
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        with lock(self.path, f"run folder {self.path}"):
             for leftover in self.path.glob(".*.partial"):  # of a killed write
                 leftover.unlink()
             try:
@@ -130,6 +121,6 @@ class RunFolder:
             finally:
                 if [path.name for path in self.path.iterdir()] == ["lock"]:  # it was a mistake: no run came of it
                     (self.path / "lock").unlink()
-                    self.path.rmdir()
-                    with contextlib.suppress(OSError):  # other runs of this name
-                        self.path.parent.rmdir()
+                    with contextlib.suppress(OSError):  # another run of this name has come
+                        for path in made:
+                            path.rmdir()

@@ -29,14 +29,16 @@ from jaxcnn import experiment as experiments
 from jaxcnn.data import Description
 from jaxcnn.data.prepared import eval_batch, training_batch
 from jaxcnn.environment import version
+from jaxcnn.errors import UsageError
 from jaxcnn.experiment import Experiment
-from jaxcnn.files import sha256, write_atomically
+from jaxcnn.files import read_json, sha256, write_atomically
 from jaxcnn.keys import init_key
 from jaxcnn.parts import Finder, Part, is_reference
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.train.inputs import batch_like
 from jaxcnn.train.state import create_state
 from jaxcnn.train.step import make_eval_step
+from jaxcnn.typed import check, hints
 
 _ROOM = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -64,7 +66,7 @@ class Program:
     """A lowered program, without names."""
 
     sha256: str
-    operations: Mapping[str, int]
+    operations: dict[str, int]
     """How often each operation occurs, by a short hash of its kind, types and attributes."""
 
     def differs(self, other: "Program") -> str:
@@ -79,7 +81,7 @@ class Programs:
     """All that a run computes."""
 
     platform: str
-    parts: Mapping[str, Program]
+    parts: dict[str, Program]
     """In the order in which a difference is told: the model, ..."""
     batches: str
     """SHA-256 of the code that makes batches and metrics on the host."""
@@ -94,9 +96,12 @@ class Programs:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Programs":
-        """Return what `dataclasses.asdict` gave, which may stand among other values."""
-        parts = {name: Program(**one) for name, one in values["parts"].items()}
-        return cls(values["platform"], parts, values["batches"])
+        """Return what `dataclasses.asdict` gave, which may stand among other values.
+
+        Raises:
+          UsageError: the values are something else.
+        """
+        return check(cls, {name: value for name, value in values.items() if name in hints(cls)}, "")
 
 
 def sources_of(experiment: Experiment, finder: Finder) -> Sources:
@@ -142,8 +147,8 @@ def programs_of(
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = root / "jaxcnn" / "programs" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     try:
-        return Programs.from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Programs.from_json(read_json(path))
+    except UsageError:
         found = trace(experiment, data, finder, platform)
     with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
         write_atomically(path, json.dumps(asdict(found)).encode())

@@ -1,7 +1,7 @@
 """A run folder read back: its experiment, its metrics, its network, what it predicts."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxcnn import backend
 from jaxcnn.data import Description, eval_batch, eval_batches
 from jaxcnn.data.framing import preprocessing
 from jaxcnn.data.stores.arrays import check_images
+from jaxcnn.environment import version
 from jaxcnn.errors import RunError, UsageError, unknown
 from jaxcnn.experiment import Experiment
 from jaxcnn.parts import Finder
@@ -49,10 +50,9 @@ def load_run(folder: str | Path, *, code: Sequence[str | Path] = ()) -> "Run":
         if near:
             raise unknown("run folder", str(folder), near)
         raise UsageError(f"no run in {folder}: it has no experiment.json")
-    found = RunFolder(folder)
-    files = found.read("program").get("files", {}) if found.has("program") else {}
+    files = RunFolder(folder).find("program").get("files", {})
     before = {name: file["path"] for name, file in files.items()}
-    return Run(folder, Finder.of_data(code, before))
+    return Run(folder, Finder.of_data(code, before, never=folder))
 
 
 class Run:
@@ -71,10 +71,17 @@ class Run:
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment, rebuilt from `experiment.json`."""
+        return self._made_of("experiment", lambda values: check(Experiment, values, ""))
+
+    def _made_of(self, name: str, make: Callable[[dict[str, Any]], Any]) -> Any:
+        """Return what `make` makes of a file, or tell which version can."""
+        values = self.folder.read(name)
         try:
-            return check(Experiment, self.folder.read("experiment"), "")
+            return make(values)
         except UsageError as error:
-            raise UsageError(f"{self.path / 'experiment.json'}: {error}") from error
+            then, now = self.folder.find("environment").get("jaxcnn"), version("jaxcnn")
+            writer = "" if then in (None, now) else f" (jaxcnn {then} wrote it, this is {now})"
+            raise UsageError(f"{self.path / name}.json: {error}{writer}") from error
 
     @cached_property
     def sources(self) -> Sources:
@@ -84,7 +91,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """What `result.json` holds; {} for a run that is under way or was killed."""
-        return self.folder.read("result") if self.folder.has("result") else {}
+        return self.folder.find("result")
 
     @property
     def metrics(self) -> "pandas.DataFrame":
@@ -99,7 +106,7 @@ class Run:
     @cached_property
     def description(self) -> Description:
         """What its data are, without them."""
-        return Description.from_json(self.folder.read("data"))
+        return self._made_of("data", Description.from_json)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -144,7 +151,10 @@ class Run:
             return state
         if which != "best":
             raise unknown("checkpoint", which, ["best", "last"])
-        step = self.folder.best_step(*trainer.task.best)
+        return checkpoints.listed(lambda: self._best(trainer, like))
+
+    def _best(self, trainer: Trainer, like: Any) -> TrainState:
+        checkpoints, step = self.folder.checkpoints, self.folder.best_step(*trainer.task.best)
         if step is None:
             raise UsageError(f"{self.path} has no best checkpoint: it was never evaluated while training")
         try:
@@ -154,8 +164,8 @@ class Run:
 
     def _changed(self) -> list[str]:
         """Return the names of the user's files that are others than those of the run."""
-        saved = self.folder.read("program") if self.folder.has("program") else None
-        if saved is None or self.sources.sha256 in saved["sources"]:
+        saved = self.folder.find("program")
+        if not saved or self.sources.sha256 in saved["sources"]:
             return []
         then = {name: file["sha256"] for name, file in saved["files"].items()}
         return [name for name, file in self.sources.files.items() if file["sha256"] != then.get(name)]

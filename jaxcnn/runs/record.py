@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcnn.data import Examples
 from jaxcnn.environment import environment
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.errors import RunError, UsageError, line
 from jaxcnn.files import write_atomically
 from jaxcnn.progress import Shown, TrainProgress
 from jaxcnn.runs.folder import RunFolder
@@ -23,10 +23,11 @@ from jaxcnn.train.callbacks import Stop, of_run
 from jaxcnn.train.evaluate import Scores
 from jaxcnn.train.inputs import InputStream
 from jaxcnn.train.log import Log
-from jaxcnn.train.loop import NonFinite, Position, fit
+from jaxcnn.train.loop import NonFinite, Position, Totals, fit
 from jaxcnn.train.parallel import together
 from jaxcnn.train.state import TrainState, params_sha256
 from jaxcnn.train.step import Sums
+from jaxcnn.typed import check
 
 # Files that are no examples, of which a message names so many.
 _LISTED = 5
@@ -116,7 +117,7 @@ class Record:
         newest = 0
         if folder is not None:
             with together():
-                check_data(folder, trainer, self._key)
+                check_data(folder, trainer.data, trainer.weights_sha256(self._key))
                 if self._first:
                     folder.checkpoints.recover()
             newest = max(folder.checkpoints.steps(), default=0)
@@ -128,11 +129,20 @@ class Record:
             return trainer.initial_state(self._key), wait
         state, values, self._reports = folder.checkpoints.restore_newest(like)
         try:
-            self.position = Position(**values)
-        except TypeError as error:
-            path = folder.checkpoints.path(newest)
-            raise RunError(f"the position in {path} was written by another version of jaxcnn ({error})") from error
-        trainer.data.restore_bad(self.position.bad_examples)
+            self.position = check(Position, values, "")
+            Totals(self.position.sums)
+            trainer.data.restore_bad(self.position.bad_examples)
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            path = folder.checkpoints.path(int(state.step))
+            raise RunError(
+                f"the position in {path} was written by another version of jaxcnn ({line(error)})"
+            ) from error
+        logged = sum(row["step"] <= self.position.step for row in folder.rows)
+        if logged < self.position.rows:
+            raise RunError(
+                f"{folder.path}/metrics.jsonl has {logged} rows up to step {self.position.step}, {self.position.rows} "
+                "were written: put it back, or remove the folder to train anew"
+            )
         return state, wait
 
     def _open(self) -> None:
@@ -169,7 +179,7 @@ class Record:
             self.folder.write("environment", here)
             return []
         saved = self.folder.read("environment")
-        sittings = [saved, *saved.pop("resumed", [])]
+        sittings = [saved, *(saved.pop("resumed", None) or [])]
         if sittings[-1] == here:
             return []
         self.folder.write("environment", saved | {"resumed": [*sittings[1:], here]})
@@ -215,7 +225,8 @@ class Record:
             return
         self._shown.doing("saving")
         position.wall_seconds = time.perf_counter() - self._started
-        position.bad_examples = self.trainer.data.found_bad()
+        position.bad_examples = {name: tuple(bad) for name, bad in self.trainer.data.found_bad().items()}
+        position.rows = len(self.rows)
         if self._log is not None:
             self._log.sync()
         self.folder.checkpoints.save(position.step, state, vars(position))
@@ -276,9 +287,9 @@ class Record:
             raise
         except (NonFinite, RunError, OSError) as error:
             with contextlib.suppress(OSError):
-                self.note("failed", error=_line(error))
+                self.note("failed", error=line(error))
             newest = f"; {self.folder.checkpoints.describe_newest()}" if self.folder is not None else ""
-            raise RunError(f"{_line(error)}: stopped{newest}") from error
+            raise RunError(f"{line(error)}: stopped{newest}") from error
 
     def note(self, status: str, **values: Any) -> None:
         """Write `result.json`."""
@@ -353,13 +364,13 @@ class Record:
             from jaxcnn.report.canvas import write_figures
 
             figures = self.trainer.task.figures(finished)
-        except Exception as error:  # matplotlib is an extra
-            return self._shown.say(f"no figures: {_line(error)}")
+        except (Exception, SystemExit) as error:  # matplotlib is an extra
+            return self._shown.say(f"no figures: {line(error)}")
         write_figures(figures, self.folder.path / "figures", self._shown.say)
 
 
-def check_data(folder: RunFolder, trainer: Any, key: jax.Array) -> None:
-    """Compare the trainer's data, and the weights it starts from, with those that the run began with, if it did.
+def check_data(folder: RunFolder, data: Any, weights_sha256: str | None = None) -> None:
+    """Compare data, and the weights that are started from, with those that the run began with, if it did.
 
     Raises:
       UsageError: they are others.
@@ -367,18 +378,12 @@ def check_data(folder: RunFolder, trainer: Any, key: jax.Array) -> None:
     if not folder.has("data"):
         return
     values = folder.read("data")
-    if trainer.weights_sha256(key) not in (None, values.get("weights_sha256")):
+    if weights_sha256 not in (None, values.get("weights_sha256")):
         raise UsageError(f"{folder.path}: model.weights does not hold the weights it began with")
     saved = values.get("sha256")
     if saved is None:
         raise UsageError(f"{folder.path}/data.json has no sha256: another version of jaxcnn wrote it, train it anew")
-    today = trainer.data.checksums()
+    today = data.checksums()
     for name, digest in saved.items():
         if today.get(name) != digest:
             raise UsageError(f"{folder.path}: the {name} examples are not those it began with")
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
-    return " ".join(str(error).split()) or type(error).__name__

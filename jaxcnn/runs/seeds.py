@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.experiment import Experiment
+from jaxcnn.experiment import Experiment, kept
 from jaxcnn.progress import SeedsProgress, TrainProgress
 from jaxcnn.runs.api import find, make_record
 from jaxcnn.runs.loaded import Run
@@ -21,7 +21,6 @@ from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
 from jaxcnn.train.parallel import choose_devices
 from jaxcnn.train.together import Together
-from jaxcnn.typed import to_json
 
 Mode = Literal["sequential", "devices", "vmap"]
 
@@ -59,14 +58,15 @@ def run_seeds(
         stop = stack.enter_context(StopFlag())
         runs = [find(each, runs_dir, progress) for each in alone]
         for run in runs:
-            stack.enter_context(run.folder.locked())
+            if not run.folder.finished:
+                stack.enter_context(run.folder.locked())
         left = [run for run in runs if not run.folder.finished]
         try:
             if left:
                 _Seeds(left, mode, devices, stop, started, progress, command).train()
         except Stopped as stopped:
             for run in left:
-                run.folder.write_once("experiment", to_json(run.experiment))  # a stop while loading comes before it was
+                run.folder.write_once("experiment", kept(run.experiment))  # a stop while loading comes before it was
             more = "the same command goes on with all seeds, jaxcnn train --resume RUN with one of them alone"
             raise Stopped(stopped.signum, f"stopped; {more}") from stopped
     return runs

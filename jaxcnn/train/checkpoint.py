@@ -11,24 +11,30 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcnn.errors import RunError
-from jaxcnn.files import fsync, sha256
+from jaxcnn.files import fsync, inode, read_json, sha256
 from jaxcnn.train.parallel import together
 
 _SPACE_BESIDE_ARRAYS = 200_000
 STATE, POSITION, SUMS = "state", "position.json", "SHA256SUMS"
+# Times that checkpoints which come and go are listed anew.
+_TRIES = 20
 # Runs that train together save at the same time, which Orbax does not bear.
 _ORBAX = threading.Lock()
 
 
 class DamagedCheckpoint(Exception):
     """A checkpoint whose files are not what was written."""
+
+
+class Vanished(Exception):
+    """A checkpoint that a run under way removed or replaced while it was read."""
 
 
 class Checkpoints:
@@ -42,7 +48,8 @@ class Checkpoints:
         """Return the steps that have a checkpoint, in order."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        names = [path.name for path in self.folder.iterdir()]
+        return sorted(int(name) for name in names if len(name) >= 8 and name.isascii() and name.isdigit())
 
     def path(self, step: int) -> Path:
         """Return the folder of one checkpoint."""
@@ -95,18 +102,35 @@ class Checkpoints:
         Raises:
           DamagedCheckpoint: a file is missing, left over, truncated or changed.
           RunError: the files are good, and hold something else than `like`.
+          Vanished: it is no longer there, or no longer the same.
         """
         import orbax.checkpoint as ocp
 
         folder = self.path(step)
-        with together():
-            verify(folder)
+        before = inode(folder)
         try:
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(folder / STATE, like)
-        except Exception as error:  # written by a version of this package whose states were others
-            raise RunError(f"{folder} does not hold the state of this experiment ({_reason(error)})") from error
-        return state, json.loads((folder / POSITION).read_text())
+            with together():
+                verify(folder)
+            try:
+                with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+                    state = checkpointer.restore(folder / STATE, like)
+            except Exception as error:  # written by a version of this package whose states were others
+                raise RunError(f"{folder} does not hold the state of this experiment ({_reason(error)})") from error
+            return state, read_json(folder / POSITION)
+        finally:
+            if before is None or inode(folder) != before:  # whatever was read or raised
+                raise Vanished(folder)
+
+    def listed(self, read: Callable[[], Any]) -> Any:
+        """Return what `read` returns, which lists the checkpoints and restores one: anew where that has vanished.
+
+        Raises:
+          RunError: they come and go faster than they are read.
+        """
+        for _ in range(_TRIES):
+            with contextlib.suppress(Vanished):
+                return read()
+        raise RunError(f"the checkpoints in {self.folder} come and go faster than they are read: try again")
 
     def restore_newest(self, like: Any) -> tuple[Any, dict[str, Any], list[str]]:
         """Return the newest good checkpoint and one line for each damaged one that was passed over.
@@ -115,6 +139,9 @@ class Checkpoints:
           RunError: there are checkpoints and all are damaged.
           LookupError: there is none.
         """
+        return self.listed(lambda: self._newest(like))
+
+    def _newest(self, like: Any) -> tuple[Any, dict[str, Any], list[str]]:
         reports: list[str] = []
         for step in reversed(self.steps()):
             try:
@@ -129,13 +156,19 @@ class Checkpoints:
         """Remove the checkpoints of later steps, so that they are saved anew."""
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self.path(later))
+                self._remove(later)
 
     def prune(self, keep: int, best: int | None) -> None:
         """Remove all but the newest `keep` checkpoints and the one of step `best`."""
         for step in self.steps()[:-keep]:
             if step != best:
-                shutil.rmtree(self.path(step))
+                self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        """Remove a checkpoint, at once for whoever reads it."""
+        gone = self.folder / f"tmp-gone-{step:08d}"
+        self.path(step).rename(gone)
+        shutil.rmtree(gone)
 
     def recover(self) -> None:
         """Clear up after a killed save: put back the checkpoint that it was about to replace, remove the rest.

@@ -62,7 +62,7 @@ class Position:
     """Where a run stands, beside its state: plain values, saved with each checkpoint."""
 
     step: int = 0
-    sums: list[dict[str, Any]] = field(default_factory=list)
+    sums: tuple[dict[str, Any], ...] = ()
     """Over the steps since the last row of training metrics: the leaves of their tree; []: there are none."""
     pending: bool = False
     """What was due after `step`, an evaluation or the completion of the last state, was broken off by a stop."""
@@ -74,10 +74,12 @@ class Position:
     """Examples trained on in that time."""
     waiting_seconds: float = 0.0
     """Part of that time in which the loop waited for a batch."""
-    bad_examples: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
+    bad_examples: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Those found so far that cannot be used, of each split: index, name, reason."""
     wall_seconds: float = 0.0
     """Time since the start, summed over the sittings up to their last checkpoints."""
+    rows: int = 0
+    """Of the log so far, so that one that was lost is noticed."""
 
     @property
     def examples_per_second(self) -> float:
@@ -139,12 +141,12 @@ class Totals:
         leaves, self.leaves = self.leaves, []
         return jax.tree.unflatten(self._structure, leaves)
 
-    def encoded(self) -> list[dict[str, Any]]:
+    def encoded(self) -> tuple[dict[str, Any], ...]:
         """Return the sums so far as JSON values."""
-        return [
+        return tuple(
             {"dtype": leaf.dtype.str, "shape": list(leaf.shape), "data": base64.b64encode(leaf.tobytes()).decode()}
             for leaf in map(np.asarray, self.leaves)
-        ]
+        )
 
 
 def _decoded(leaf: dict[str, Any]) -> np.ndarray:

@@ -238,6 +238,30 @@ def test_a_figure_that_cannot_be_drawn_costs_no_other(tmp_path):
     assert said == ["no figure broken: division by zero"]
 
 
+def test_whatever_a_figure_raises_costs_no_other(tmp_path):
+    def leave():
+        sys.exit("enough")
+
+    said = []
+    write_figures({"rude": leave, "curves": lambda: curves(ROWS)}, tmp_path, said.append)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"] and said == ["no figure rude: enough"]
+
+
+@pytest.mark.parametrize("k", [3, 30])
+def test_names_that_fonts_lack_or_that_are_no_text_are_drawn_without_a_warning(k, tmp_path, capfd):
+    names = ["\u732b", "b\udcffd", *map(str, range(2, k))]
+    logits, labels = np.eye(k, dtype=np.float32)[[0, 1, 0]], np.array([0, 0, 1])
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    said = []
+    figures = {
+        "confusion_matrix": lambda: confusion_matrix(logits, labels, names),
+        "worst_mistakes": lambda: worst_mistakes(images.__getitem__, logits, labels, names),
+    }
+    write_figures(figures, tmp_path, said.append)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(figures) and not said
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_metric_of_a_task_is_drawn_by_its_name():
     rows = [{"step": 1, "train/loss": 2.0, "train/mean_iou": 0.25, "test/mean_iou": 0.5}]
     figure = curves(rows, "mean_iou", "Loss")

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -63,6 +64,10 @@ def make_run(root, hash="aa11", seed=0, accuracy=0.99, name="lenet_mnist", statu
         (folder / f"{file}.json").write_text(json.dumps(content))
     (folder / "metrics.jsonl").write_text("{}")
     return folder
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_recorded_results_and_their_page_agree(script):
@@ -162,6 +167,38 @@ def test_the_same_seed_under_two_hashes_is_refused(tmp_path):
         read_results(tmp_path / "results")
 
 
+def test_a_command_is_kept_as_a_shell_reads_it_without_where_things_lay(tmp_path):
+    run, results = make_run(tmp_path), tmp_path / "repository" / "results"
+    values = json.loads((run / "result.json").read_text())
+    own, other = tmp_path / "repository/experiments/it's.py", "/home/somebody/it's mine/x.npz"
+    words = ["jaxcnn", "train", str(own), "--seed=0", f"--data.path={other}", "--quiet"]
+    words += [
+        "--data.path",
+        other,
+        "--paper",
+        "LeCun's",
+        "--runs_dir",
+        other,
+        "--model.weights",
+        other,
+        "--code",
+        other,
+    ]
+    values |= {"command": shlex.join(words), "continued": {"run": str(run), "step": 3}}
+    (run / "result.json").write_text(json.dumps(values))
+    experiment = json.loads((run / "experiment.json").read_text()) | {"model": {"weights": other}}
+    (run / "experiment.json").write_text(json.dumps(experiment))
+    (folder,) = record([run], results)
+    found = json.loads((folder / "result.json").read_text())
+    expected = ["jaxcnn", "train", "experiments/it's.py", "--seed=0", "--quiet"]
+    assert shlex.split(found["command"]) == [*expected, "--paper", "LeCun's", "--model.weights", "x.npz"]
+    assert found["continued"] == {"run": run.name, "step": 3}
+    assert json.loads((folder / "experiment.json").read_text())["model"] == {"weights": "x.npz"}
+    (row,) = read_results(results)
+    assert shlex.split(row.commands[0]) == [word for word in shlex.split(found["command"]) if word != "--seed=0"]
+    assert not any("somebody" in path.read_text() for path in results.rglob("*.json"))
+
+
 def test_a_pipe_in_a_paper_does_not_break_the_table(tmp_path):
     run = make_run(tmp_path)
     text = (run / "experiment.json").read_text()
@@ -191,7 +228,14 @@ def test_the_script_records_regenerates_and_checks(script, tmp_path, capsys):
     [
         (lambda run: (run / "result.json").unlink(), "is not a finished run: it has no result.json"),
         (lambda run: (run / "result.json").write_text('{"status": "stop'), "is not valid JSON"),
-        (lambda run: (run / "result.json").write_text('{"status": "stopped"}'), "its status is 'stopped'"),
+        (lambda run: edit(run / "result.json", status="stopped"), "its status is 'stopped'"),
+        (lambda run: (run / "result.json").write_text("[]"), "result.json holds a list: expected values by name"),
+        (lambda run: edit(run / "result.json", name="../../x"), "name is '../../x': expected that of an experiment"),
+        (lambda run: edit(run / "result.json", name=3), "result.json: name is 3: expected text"),
+        (lambda run: edit(run / "result.json", metrics=[]), "result.json: metrics is []: expected values by name"),
+        (lambda run: edit(run / "result.json", seed="0"), "result.json: seed is '0': expected a whole number"),
+        (lambda run: edit(run / "environment.json", device_count=None), "device_count is None: expected a whole numb"),
+        (lambda run: edit(run / "experiment.json", data=3), "experiment.json: data is 3: expected values by name"),
     ],
 )
 def test_unfinished_runs_are_refused_in_one_line_and_nothing_is_recorded(script, tmp_path, capsys, spoil, message):

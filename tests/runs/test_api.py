@@ -3,7 +3,7 @@
 import shutil
 import signal
 import subprocess
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from functools import partial
 
 import jax
@@ -26,9 +26,9 @@ from jaxcnn import (
 )
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.models import MODELS
-from jaxcnn.runs import record, trainer
+from jaxcnn.report.held import read_metrics
+from jaxcnn.runs import folder, record, trainer
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.log import read_metrics
 from jaxcnn.train.state import params_sha256
 
 
@@ -36,7 +36,8 @@ from jaxcnn.train.state import params_sha256
 def data(tmp_path_factory):
     """Images that tell their class by where they are bright; 47 to test on, so that batches do not come out even."""
     rng = np.random.default_rng(0)
-    arrays = {"class_names": np.array(["left", "right", "both"])}
+    # With a letter that no font of ours has.
+    arrays = {"class_names": np.array(["left", "right", "both \u732b"])}
     for split, count in (("train", 120), ("val", 33), ("test", 47)):
         labels = rng.integers(0, 3, count)
         images = rng.integers(0, 100, (count, 28, 28, 1))
@@ -118,6 +119,8 @@ def test_a_run_folder_holds_what_was_promised(finished):
         "result.json",
         "timings.jsonl",
     }
+    figures = {path.name for path in (finished.path / "figures").iterdir()}
+    assert figures == {"curves.png", "confusion_matrix.png", "worst_mistakes.png"}
     result = finished.result
     assert (result["status"], result["name"], result["seed"], result["step"]) == ("finished", "lenet", 0, 12)
     assert result["metrics"].keys() >= {"test/accuracy", "test/loss", "val/accuracy"}
@@ -153,11 +156,14 @@ def test_the_same_experiment_gives_the_same_bits(finished, lenet, tmp_path):
     assert outcome(jaxcnn.run(lenet, tmp_path, progress=False)) == outcome(finished)
 
 
-def test_a_finished_run_is_returned_without_its_data(finished, lenet, monkeypatch):
+def test_a_finished_run_is_returned_without_its_data_from_a_disk_that_cannot_be_written(finished, lenet, monkeypatch):
     monkeypatch.setattr(trainer, "load_together", None)
+    monkeypatch.setattr(folder.RunFolder, "locked", None)
+    monkeypatch.setattr(folder, "write_atomically", None)
     again = jaxcnn.run(lenet, finished.path.parents[1], progress=False)
     assert again.result == finished.result
     assert runs.resume(finished.path).result == finished.result
+    assert jaxcnn.run_seeds(lenet, finished.path.parents[1], progress=False)[0].result == finished.result
 
 
 @pytest.mark.parametrize("name", ["finished", "stateful"])
@@ -218,9 +224,14 @@ def test_a_folder_in_use_is_refused(unfinished, capsys):
 
 
 def test_a_mistake_leaves_no_folder(lenet, tmp_path):
+    mistaken = replace(lenet, data=replace(lenet.data, path=tmp_path / "none.npz"))
     with pytest.raises(UsageError, match="no such file"):
-        jaxcnn.run(replace(lenet, data=replace(lenet.data, path=tmp_path / "none.npz")), tmp_path, progress=False)
+        jaxcnn.run(mistaken, tmp_path / "in" / "runs", progress=False)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()  # which was there before
+    with pytest.raises(UsageError, match="no such file"):
+        jaxcnn.run(mistaken, tmp_path / "runs", progress=False)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
 
 
 def test_a_resume_that_differs_in_what_matters_names_it(finished, lenet):
@@ -238,11 +249,59 @@ def test_other_data_are_refused(unfinished, data, tmp_path, split):
     values = unfinished.folder.read("experiment")
     values["data"]["path"] = str(tmp_path / "changed.npz")
     unfinished.folder.write("experiment", values)
-    unfinished.folder.write("result", {"status": "stopped"})
-    for use in (runs.resume, runs.evaluate):
+    unfinished.folder.write("result", {"status": "stopped", "name": "lenet", "seed": 0, "step": 12})
+    views = {"views": "multi_scale", "scales": [28]}
+    for use, options in ((runs.resume, {}), (runs.evaluate, {}), (runs.evaluate, views)):
         with pytest.raises(UsageError, match=f"the {split} examples are not those it began with"):
-            use(unfinished.path)
+            use(unfinished.path, **options)
     assert unfinished.result["status"] == "stopped"
+
+
+def test_other_sizes_are_of_the_same_images(stateful, data, tmp_path):
+    """Checksums are of the pixels as they were trained on; that others are scored does not make others of them."""
+    before = runs.evaluate(stateful.path)
+    found = runs.evaluate(stateful.path, resize_to=14)
+    assert found.keys() == before.keys() and found["test/loss"] != before["test/loss"]
+    changed = dict(np.load(data))
+    changed["test_labels"][0] ^= 1
+    np.savez(tmp_path / "changed.npz", **changed)
+    with pytest.raises(UsageError, match="the test examples are not those it began with"):
+        runs.evaluate(stateful.path, resize_to=14, data_path=tmp_path / "changed.npz")
+
+
+def test_data_are_found_from_another_folder_and_when_they_move(lenet, unfinished, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(data.parent)
+    relative = replace(lenet, data=replace(lenet.data, path=data.name))
+    with StopFlag(), pytest.raises(Stopped):
+        signal.raise_signal(signal.SIGTERM)
+        jaxcnn.run(relative, tmp_path / "stopped", progress=False)
+    (path,) = tmp_path.glob("stopped/*/*")
+    monkeypatch.chdir(tmp_path)
+    assert jaxcnn.load_run(path).experiment.data.path == data
+    values = unfinished.folder.read("experiment")
+    values["data"]["path"] = "/no/where.npz"
+    unfinished.folder.write("experiment", values)
+    capsys.readouterr()
+    monkeypatch.setattr(cli, "prepare_process", lambda *, distributed: None)
+    assert cli._main(["evaluate", str(unfinished.path)]) == 2
+    assert "data.path /no/where.npz: no such file" in capsys.readouterr().err
+    assert cli._main(["evaluate", str(unfinished.path), "--data-path", str(data)]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+
+
+def test_a_lost_log_is_noticed(unfinished):
+    path = unfinished.path / "metrics.jsonl"
+    rows = path.read_text().splitlines(keepends=True)
+    for left in ("", rows[0], "".join(rows[:2])):
+        path.write_text(left)
+        with pytest.raises(
+            RunError, match=r"metrics.jsonl has \d rows up to step 12, \d were written: put it back, or"
+        ):
+            runs.resume(unfinished.path, progress=False)
+        assert path.read_text() == left
+    path.write_text("".join(rows[:-1]))  # of the end, which comes again
+    runs.resume(unfinished.path, progress=False)
+    assert path.read_text() == "".join(rows)
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(finished, unfinished, capsys):
@@ -273,8 +332,9 @@ def test_what_other_versions_wrote_is_named(unfinished, monkeypatch):
     with pytest.raises(UsageError, match=r"data\.json has no sha256: another version of jaxcnn wrote it"):
         runs.resume(unfinished.path)
     unfinished.folder.write("data", saved)
-    monkeypatch.setattr(record, "Position", lambda step=0: None)
-    with pytest.raises(RunError, match=r"position in .*00000012 was written by another version .*'sums'"):
+    fewer = make_dataclass("Fewer", [("step", int, 0)], frozen=True)
+    monkeypatch.setattr(record, "Position", fewer)
+    with pytest.raises(RunError, match=r"position in .*00000012 was written by another version .*unknown field 'sums'"):
         runs.resume(unfinished.path)
 
 

@@ -193,6 +193,12 @@ def test_a_run_from_its_first_program_to_its_third(mine, capsys, monkeypatch):
         found = jaxcnn.load_run(first.path, code=[mine.folder])
         assert found.predict(np.zeros((1, 4, 4, 1), np.uint8)).shape == (1, 3)
 
+    with monkeypatch.context() as patch:  # of ours, in a tree that was dirty before: no environment tells it
+        patch.setattr(identity, "_own_sources", lambda: "an edit that is not committed")
+        assert mine.run().result == first.result
+        assert said(capsys)[0].endswith("its code has changed, what it computes has not: it is the same run")
+        assert len(first.folder.read("program")["sources"]) == 3
+
     mine.edit("nets.py", "nn.relu", "nn.tanh")
     second = mine.run()
     (line,) = said(capsys)

@@ -4,7 +4,8 @@ import struct
 import pytest
 
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.train.log import Log, read_metrics
+from jaxcnn.report.held import read_metrics
+from jaxcnn.train.log import Log
 
 ROWS = [{"step": 10, "train/loss": 1.5}, {"step": 20, "train/loss": 0.25}, {"step": 20, "test/accuracy": 0.5}]
 

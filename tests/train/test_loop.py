@@ -248,7 +248,7 @@ def test_sums_of_whole_numbers_are_exact_and_others_in_float64_through_a_checkpo
     for real in reals:
         expected += np.array(real, np.float64)
     np.testing.assert_array_equal(found["task"]["real"], expected)
-    assert totals.encoded() == []
+    assert totals.encoded() == ()
 
 
 tables = st.builds(

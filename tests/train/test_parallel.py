@@ -44,10 +44,10 @@ from jaxcnn.errors import RunError, UsageError
 from jaxcnn.experiment import fingerprint
 from jaxcnn.layers import Dropout, StochasticDepth, mapped_over
 from jaxcnn.models import MODELS
+from jaxcnn.report.held import read_metrics
 from jaxcnn.runs import Trainer
 from jaxcnn.runs.folder import RunFolder
 from jaxcnn.stop import Stopped
-from jaxcnn.train.log import read_metrics
 from jaxcnn.train.parallel import Parallel, together
 from jaxcnn.train.step import make_train_step
 
