@@ -1,11 +1,17 @@
-"""Writing a file whole or not at all, and its checksum."""
+"""Writing a file whole or not at all, its checksum, and JSON that comes from outside."""
 
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from jaxcnn.errors import UsageError
+
+# Nothing of ours comes near them: levels of JSON, which others go through by recursion, and bytes of one text.
+_LEVELS, _BYTES = 50, 2**28
+_WORDS = {dict: "values by name", list: "a list", str: "text", int: "a whole number"}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -43,3 +49,51 @@ def sha256(path: Path) -> str:
     """Return a file's SHA-256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return what a JSON file holds; see `parse_json`.
+
+    Raises:
+      UsageError: there is no such file, it cannot be read, or it holds something else.
+    """
+    if not path.is_file():  # a FIFO would be waited for
+        raise UsageError(f"{path} is no file" if path.exists() else f"there is no {path}")
+    try:
+        with path.open("rb") as file:
+            return parse_json(file.read(_BYTES + 1), str(path), kind)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_json(text: str | bytes, what: str, kind: type = dict) -> Any:
+    """Return the value of JSON text that may be anybody's.
+
+    Args:
+      text: UTF-8, where it is bytes.
+      what: it is, for messages: a path, or such as "the metadata of weights.safetensors".
+      kind: of the value: dict, list, str, int; object: any.
+
+    Raises:
+      UsageError: it is not valid JSON, is nested deeper than 50 levels or larger than 256 MiB, or its value is of
+        another kind.
+    """
+    if len(text) > _BYTES:
+        raise UsageError(f"{what} is larger than {_BYTES >> 20} MiB, which is no JSON of ours")
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise UsageError(f"{what} is nested deeper than {_LEVELS} levels") from None
+    except ValueError as error:
+        raise UsageError(f"{what} is not valid JSON") from error
+    level, depth = [found], 0
+    while level := [each for one in level if isinstance(one, dict | list) for each in _inside(one)]:
+        if (depth := depth + 1) > _LEVELS:
+            raise UsageError(f"{what} is nested deeper than {_LEVELS} levels")
+    if not isinstance(found, kind):
+        raise UsageError(f"{what} holds a {type(found).__name__}: expected {_WORDS.get(kind, 'something else')}")
+    return found
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value
