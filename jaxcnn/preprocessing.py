@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn.errors import UsageError
+from jaxcnn.files import parse_json
 from jaxcnn.typed import check
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 """How pixels between pixels are made, in Pillow's words: all but nearest with antialiasing."""
+
+# Of a side of a network's input, in pixels: larger ones are no network's, but a file's that is to fill the memory.
+_LONGEST = 4096
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -53,10 +57,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse what makes no input."""
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise UsageError(f"size={self.size}: expected height and width, or None for no crop")
-        if self.resize is not None and self.resize < 1:
-            raise UsageError(f"resize={self.resize}: expected a length in pixels, or None")
+        if self.size is not None and (len(self.size) != 2 or not all(1 <= side <= _LONGEST for side in self.size)):
+            raise UsageError(f"size={self.size!r:.80}: expected height and width up to {_LONGEST}, or None for no crop")
+        if self.resize is not None and not 1 <= self.resize <= _LONGEST:
+            raise UsageError(f"resize={self.resize!r:.80}: expected a length of 1 to {_LONGEST} pixels, or None")
         if self.scale <= 0:
             raise UsageError(f"scale={self.scale}: expected a positive number")
         channels = len(self.channels)
@@ -65,7 +69,7 @@ class Preprocessing:
                 f"mean={str(self.mean)[:60]}: expected {channels} numbers, one for each channel, or an image"
             )
         if len(self.std) != channels:
-            raise UsageError(f"std={self.std}: expected {channels} numbers, one for each channel")
+            raise UsageError(f"std={self.std!r:.80}: expected {channels} numbers, one for each channel")
         if min(self.std) <= 0:
             raise UsageError(f"std={self.std}: expected positive numbers")
 
@@ -91,6 +95,10 @@ class Preprocessing:
         from PIL import Image
 
         (height, width), (top, left) = self.steps(image.height, image.width)
+        if height * width > 4 * _LONGEST**2:
+            raise UsageError(
+                f"an image of {image.height}x{image.width} is too long and narrow: it would be resized to {height}x{width}"
+            )
         if self.interpolation != "none" and (self.resize, self.size) != (None, None):
             image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         if self.size is None:
@@ -118,11 +126,7 @@ class Preprocessing:
         Raises:
           UsageError: the text is something else.
         """
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"the preprocessing is no JSON: {error}") from error
-        return check(cls, found, "")
+        return check(cls, parse_json(text, "the preprocessing"), "")
 
 
 def _start(length: int, wanted: int) -> int:

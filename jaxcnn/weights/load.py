@@ -1,10 +1,11 @@
-"""A peer's tensors -> our variables, or an error that lists every tensor that does not fit."""
+"""A peer's tensors -> our variables, or an error that names the tensors that do not fit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +38,7 @@ def variables_of(
             drops the file's, True initialises those that it has not.
 
     Raises:
-        UsageError: lists all tensors that are missing, left over or of another shape.
+        UsageError: names tensors that are missing, left over or of another shape.
     """
     options = {**peer.options, **options}
     if peer.names.prepare is not None:
@@ -79,9 +80,23 @@ def images_of(model_name: str, channels: int | None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, height, width, channels or published), jnp.float32)
 
 
-def shapes_of(model: Model, images: jax.ShapeDtypeStruct) -> Shapes:
-    """Return the shape of every variable by its path, collection included."""
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+def shapes_of(model: Model, images: jax.ShapeDtypeStruct, calls: int | None = None) -> Shapes:
+    """Return the shape of every variable by its path, collection included.
+
+    Raises:
+        UsageError: the model makes more than `calls` calls of layers.
+    """
+    made = 0
+
+    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal made
+        made += 1
+        if calls is not None and made > calls:
+            raise UsageError(f"the options ask for a {type(model).__name__} of more layers than its file has tensors for")
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(count):
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
@@ -116,13 +131,18 @@ def _fit(peer: Peer, tensors: Tensors, shapes: Shapes) -> dict[str, np.ndarray]:
         else:
             values[path] = value.astype(np.float32)
     problems = [
-        f"{len(names)} {what}: {'; '.join(names)}"
+        f"{len(names)} {what}: {listed(names)}"
         for what, names in (("missing", missing), ("left over", sorted(left)), ("of the wrong shape", wrong))
         if names
     ]
     if problems:
         raise UsageError(f"the tensors are not those of {peer.model}: " + ". ".join(problems))
     return values
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of a list of names, which may be long and many, for a message."""
+    return "; ".join(f"{name:.120}" for name in names[:8]) + "; ..." * (len(names) > 8)
 
 
 def _by(shape: tuple[int, ...]) -> str:
