@@ -53,10 +53,10 @@ def test_options_of_a_model():
             "unknown activation of lenet5 '3': valid choices are relu, tanh",
         ),
         ({"name": "lenet5", "pad": "yes"}, "pad of lenet5 is 'yes': expected True or False"),
-        ({"name": "resnet20", "width": 0}, "width of resnet20 is 0: expected an integer >= 1"),
+        ({"name": "resnet20", "width": 0}, "width of resnet20 is 0: expected an integer of 1 to 65536"),
         (
             {"name": "resnet20", "depths": (3, 0)},
-            "depths of resnet20 is (3, 0): expected integers of at least 1",
+            "depths of resnet20 is (3, 0): expected 1 to 64 integers of 1 to 65536",
         ),
         ({"name": "resnet20", "num_classes": 0}, "num_classes=0: expected an integer of at least 1, or None"),
         (

@@ -1,28 +1,33 @@
-"""The programs lower for accelerators that this machine need not have."""
+"""The programs lower for accelerators that this machine need not have, and nothing in them is without an order."""
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import unordered_of
 from toys import Toy, batch, start, state_like
 
-from jaxcnn.models import create
+from jaxcnn.data.augment import Augmentation, augment
+from jaxcnn.data.fields import Image, Label
+from jaxcnn.layers.cpu.max_pooling import Windows, xla_max
+from jaxcnn.models import MODELS, create
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optim import make_optimizer
 from jaxcnn.train.optimizers import Momentum
 from jaxcnn.train.parallel import Parallel
 from jaxcnn.train.schedules import Constant, CosineDecay
 from jaxcnn.train.step import make_train_step
+from jaxcnn.typed import variants
 
 PLATFORMS = ("cuda", "tpu")
 CONFIG = Momentum(learning_rate=0.1, weight_decay=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "element"), [("float32", "f32"), ("bfloat16", "bf16")])
-def test_the_training_step_of_resnet50(dtype, element):
-    model, key = create("resnet50", dtype=dtype), jax.random.key(0)
-    images = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
+def training_step(name, dtype="float32"):
+    """The training step of a model as it was published, and the shapes of its arguments."""
+    model, key = create(name, dtype=dtype), jax.random.key(0)
+    images = jax.ShapeDtypeStruct((8, *MODELS[name].input_shape), jnp.float32)
     params = jax.eval_shape(model.init, key, images)["params"]
     tx = make_optimizer(CONFIG, CosineDecay(warmup_steps=5), 100, params)
     state = state_like(model, tx, images)
@@ -31,17 +36,59 @@ def test_the_training_step_of_resnet50(dtype, element):
         "label": jax.ShapeDtypeStruct((8,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((8,), bool),
     }
-    step = jax.jit(make_train_step(model, tx, Classification(label_smoothing=0.1)), donate_argnums=0)
+    return jax.jit(make_train_step(model, tx, Classification()), donate_argnums=0), state, data
+
+
+def test_the_training_step_of_resnet50_in_bfloat16():
+    step, state, data = training_step("resnet50", "bfloat16")
     exported = jax.export.export(step, platforms=PLATFORMS)(state, data)
     assert exported.platforms == PLATFORMS
     text = exported.mlir_module()
-    # Forward, gradient by kernel, gradient by input (not for the images), for each of 53 convolutions.
+    # Forward, and backward by input (not for the first) and by kernel, for each of 53 convolutions.
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     assert len(convolutions) % (3 * 53 - 1) == 0
     assert convolutions
-    assert all(f"x{element}>" in line.split("->")[-1] for line in convolutions)
+    assert all("xbf16>" in line.split("->")[-1] for line in convolutions)
     returned = [(x.shape, x.dtype) for x in exported.out_avals[: len(jax.tree.leaves(state))]]
     assert returned == [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+
+
+def on_cuda(jitted, *like):
+    return jitted.trace(*like).lower(lowering_platforms=("cuda",)).as_text()
+
+
+FOUR = ("resnet20", "resnet50", "alexnet", "googlenet")
+
+
+@pytest.mark.parametrize("name", [*FOUR, *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in FOUR)])
+def test_no_training_step_adds_floats_in_any_order(name):
+    """So that it can give the same bits twice on a GPU, whatever the order of its threads."""
+    text = on_cuda(*training_step(name))
+    assert "stablehlo.convolution" in text and unordered_of(text) == []
+
+
+def test_no_transform_adds_floats_in_any_order():
+    transforms = tuple(kind() for kind in variants(Augmentation).values())
+    fields = {"image": Image(), "label": Label(class_names=("a", "b", "c"))}
+    data = {
+        "image": jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((4,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((4,), bool),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    text = on_cuda(jax.jit(lambda key, batch: augment(transforms, key, batch, fields)), key, data)
+    assert '"stablehlo.scatter"' in text and unordered_of(text) == []  # histograms, of whole numbers
+
+
+def test_what_adds_floats_in_any_order_is_found():
+    x, places = jnp.zeros((1, 7, 7, 1)), jnp.zeros(4, jnp.int32)
+    pooled = jax.grad(lambda x: xla_max(x, Windows((3, 3), (2, 2), ((0, 0), (0, 0)))).sum())
+    assert unordered_of(on_cuda(jax.jit(pooled), x)) == ["select_and_scatter tensor<1x7x7x1xf32>"]
+    added = lambda at, **kwargs: jax.jit(lambda x, at: x.at[at].add(1, **kwargs))  # noqa: E731
+    flat, whole = jnp.zeros(9), jnp.zeros(9, jnp.int32)
+    assert unordered_of(on_cuda(added(places), flat, places)) == ["scatter tensor<9xf32>"]
+    assert unordered_of(on_cuda(added(places, unique_indices=True), flat, places)) == []
+    assert unordered_of(on_cuda(added(places), whole, places)) == []
 
 
 def test_the_program_over_a_mesh():
