@@ -54,7 +54,7 @@ def load(
 
     Raises:
         UsageError: there is no such peer or file, the file is damaged, or tensors are missing, left over or of the
-            wrong shape: all are listed.
+            wrong shape.
     """
     own = peer == "jaxcnn" or peer.startswith("jaxcnn/")
     row, prepared = (None, None) if own else _row(peer)
@@ -121,7 +121,10 @@ def _row(peer: str) -> tuple[Peer, Preprocessing]:
 def _own_facts(peer: str, source: Any, metadata: Mapping[str, str]) -> Facts:
     """Return what a file of our own says, or what `peer` does where it is a dict without metadata."""
     wanted = peer.partition("/")[2]
-    found = facts(metadata)
+    try:
+        found = facts(metadata)
+    except UsageError as error:
+        raise UsageError(f"{source} is refused: {error}") from error
     if found is None:
         if not wanted:
             what = source if isinstance(source, str | Path) else "a dict"

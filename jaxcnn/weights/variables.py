@@ -148,14 +148,15 @@ def facts(metadata: Mapping[str, str]) -> Facts | None:
     if metadata.get("format") != "jaxcnn":
         return None
     if missing := [name for name in ("model", "options", "preprocessing") if name not in metadata]:
-        raise UsageError(f"the file does not say the {missing[0]} of its network")
-    model, what = metadata["model"], "of the network, as the file has them,"
-    options = parse_json(metadata["options"], f"the options {what}")
-    class_names = parse_json(metadata["class_names"], f"class names {what}", list) if "class_names" in metadata else None
-    if class_names is not None and not all(isinstance(name, str) for name in class_names):
-        raise UsageError("a class of the network has no name but another value in the file")
-    given = metadata["preprocessing"]
+        raise UsageError(f"the metadata lack {missing[0]}")
+    model, given = metadata["model"], metadata["preprocessing"]
+    options = parse_json(metadata["options"], "what the metadata have as options")
     preprocessing = None if given == "null" else Preprocessing.from_json(given)
+    class_names = None
+    if "class_names" in metadata:
+        class_names = parse_json(metadata["class_names"], "what the metadata have as class names", list)
+        if not all(isinstance(name, str) for name in class_names):
+            raise UsageError("what the metadata have as class names holds other values than texts")
     if not is_reference(model):
         options = checked_options(model, options)
     return Facts(model, options, preprocessing, class_names)

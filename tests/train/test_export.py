@@ -8,10 +8,14 @@ import pytest
 from programs import unordered_of
 from toys import Toy, batch, start, state_like
 
+import jaxcnn
+from jaxcnn import DataConfig, Experiment, ModelConfig, TrainConfig, weights
 from jaxcnn.data.augment import Augmentation, augment
 from jaxcnn.data.fields import Image, Label
+from jaxcnn.data.norms import normalize, unit_of
 from jaxcnn.layers.cpu.max_pooling import Windows, xla_max
 from jaxcnn.models import MODELS, create
+from jaxcnn.runs.export import export
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optim import make_optimizer
 from jaxcnn.train.optimizers import Momentum
@@ -21,6 +25,7 @@ from jaxcnn.train.step import make_train_step
 from jaxcnn.typed import variants
 
 PLATFORMS = ("cuda", "tpu")
+NPZ = ("images", "labels")
 CONFIG = Momentum(learning_rate=0.1, weight_decay=1e-4)
 
 
@@ -89,6 +94,28 @@ def test_what_adds_floats_in_any_order_is_found():
     assert unordered_of(on_cuda(added(places), flat, places)) == ["scatter tensor<9xf32>"]
     assert unordered_of(on_cuda(added(places, unique_indices=True), flat, places)) == []
     assert unordered_of(on_cuda(added(places), whole, places)) == []
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(2, np.float32), (4, np.uint8)])
+def test_images_that_are_no_files_are_exported_too(channels, dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (8, 8, 8, channels)).astype(dtype), np.arange(8) % 2
+    np.savez(tmp_path / "a.npz", **{f"{s}_{n}": v for s in ("train", "test") for n, v in zip(NPZ, (images, labels), strict=True)})
+    experiment = Experiment(
+        name="channels",
+        model=ModelConfig(name="resnet20", options={"depths": (1,), "width": 2}),
+        data=DataConfig(source="npz", path=tmp_path / "a.npz"),
+        optim=Momentum(learning_rate=0.01),
+        train=TrainConfig(batch_size=8, steps=1, devices=1),
+    )
+    run = jaxcnn.run(experiment, tmp_path, progress=False)
+    file, module = export(run.path, tmp_path / "export")
+    model, variables = weights.load("jaxcnn", file)
+    assert variables.preprocessing is None
+    norms = run.description.norms
+    logits = model.apply(variables, normalize(images, *norms, unit_of(images)))
+    found = jax.export.deserialize(bytearray(module.read_bytes())).call(images)
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_program_over_a_mesh():
