@@ -23,7 +23,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 # Where a compiler may choose what gives other bits from one run to the next: scatters that add in any order, and
 # convolutions by whichever algorithm was fastest when the process tried them. On CPUs and TPUs it does not.
-_DETERMINISTIC = dict.fromkeys(("gpu", "cuda", "rocm"), {"xla_gpu_deterministic_ops": True})
+_DETERMINISTIC: dict[str, dict[str, Any]] = {
+    platform: {"xla_gpu_deterministic_ops": True} for platform in ("gpu", "cuda", "rocm")
+}
 
 
 with_onednn = jax.make_user_context(False)
@@ -31,7 +33,7 @@ with_onednn = jax.make_user_context(False)
 
 
 def jit(fun: Callable, *, platform: str | None = None, deterministic: bool = True, **kwargs: Any) -> Any:
-    """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast, and its results repeatable.
+    """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast and its results the same.
 
     It goes around a whole program, gradients and optimiser included: JAX takes compiler options for whole programs
     alone. Within another transformation (`jax.grad(jaxcnn.jit(f))`, a `jit` in a `jit`) it is `jax.jit(fun, **kwargs)`,

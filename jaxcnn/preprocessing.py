@@ -97,7 +97,7 @@ class Preprocessing:
         (height, width), (top, left) = self.steps(image.height, image.width)
         if height * width > 4 * _LONGEST**2:
             raise UsageError(
-                f"an image of {image.height}x{image.width} is too long and narrow: it would be resized to {height}x{width}"
+                f"an image of {image.height}x{image.width} is too long and narrow: its size would be {height}x{width}"
             )
         if self.interpolation != "none" and (self.resize, self.size) != (None, None):
             image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])

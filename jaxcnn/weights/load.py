@@ -92,7 +92,9 @@ def shapes_of(model: Model, images: jax.ShapeDtypeStruct, calls: int | None = No
         nonlocal made
         made += 1
         if calls is not None and made > calls:
-            raise UsageError(f"the options ask for a {type(model).__name__} of more layers than its file has tensors for")
+            raise UsageError(
+                f"the options ask for a {type(model).__name__} of more layers than its file has tensors for"
+            )
         return call(*args, **kwargs)
 
     with nn.intercept_methods(count):

@@ -115,9 +115,7 @@ def save(
     shapes = {name: array.shape for name, array in tensors.items()}
     _, wrong = (None, []) if own else fitting_channels(model, options or {}, shapes)
     if wrong:
-        raise UsageError(
-            f"these are not the variables of {model}: {len(wrong)} are missing or differ: {listed(wrong)}"
-        )
+        raise UsageError(f"these are not the variables of {model}: {len(wrong)} are missing or differ: {listed(wrong)}")
     metadata = {
         "format": "jaxcnn",
         "model": model,

@@ -1,4 +1,4 @@
-"""Files of weights that earlier versions wrote are read for good; files with metadata that are not known are refused."""
+"""Files of weights that earlier versions wrote are read for good."""
 
 import json
 from pathlib import Path

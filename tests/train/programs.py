@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all|all-to-all"
 # `%name = f32[2,64]{1,0} all-reduce(...)`, or `(f32[2]{0}, s32[]) all-reduce-start(...)`.
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (?P<result>.+?) (?P<kind>{_KINDS})(?:-start)?\(", re.MULTILINE)
-# `"stablehlo.scatter"(%0, %1, %2) <{..., unique_indices = false}> ({`, then what adds up, then `}) : (...) -> tensor<4xf32>`.
+# `"stablehlo.scatter"(%0, %1) <{..., unique_indices = false}> ({`, what adds up, and `}) : (...) -> tensor<4xf32>`.
 _SCATTER = re.compile(
-    r'"stablehlo\.(?P<kind>scatter|select_and_scatter)"\((?P<attributes>[^\n]*)\(\{.*?\n *\}\) : [^\n]* -> (?P<result>[^\n]*)',
+    r'"stablehlo\.(?P<kind>scatter|select_and_scatter)"\((?P<attributes>[^\n]*)'
+    r"\(\{.*?\n *\}\) : [^\n]* -> (?P<result>[^\n]*)",
     re.DOTALL,
 )
 _ARRAY = re.compile(r"\b(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<sizes>[\d,]*)\]")

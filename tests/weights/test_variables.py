@@ -211,7 +211,12 @@ def test_the_tag_decides_how_images_are_prepared(monkeypatch):
     ("name", "shape"),
     [
         *(("lenet5", (28, 28, 3)), ("resnet20", (32, 32, 1)), ("unet_same", (16, 16, 1))),
-        *(("lenet5", (28, 28, 2)), ("resnet20", (32, 32, 4)), ("densenet40_k12", (32, 32, 2)), ("squeezenet1_1", (224, 224, 13))),
+        *(
+            ("lenet5", (28, 28, 2)),
+            ("resnet20", (32, 32, 4)),
+            ("densenet40_k12", (32, 32, 2)),
+            ("squeezenet1_1", (224, 224, 13)),
+        ),
     ],
 )
 def test_images_may_have_other_channels_than_published(name, shape, tmp_path):
