@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
-# Choices that an error lists.
-_LISTED = 24
+# Choices that an error lists, and characters of a value that it shows, which may be anything.
+_LISTED, _SHOWN = 24, 80
 
 
 class UsageError(ValueError):
@@ -34,7 +34,8 @@ def unknown(what: str, value: str, choices: Iterable[str], at: str = "") -> Usag
     "unknown model 'resnt20': did you mean 'resnet20'?"
     """
     names = sorted(choices)
-    guess = nearest(value, names)
+    guess = nearest(value, names) if len(value) <= _SHOWN else None
+    value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
     if guess is not None:
         return UsageError(f"unknown {what} {at + value!r}: did you mean {at + guess!r}?")
     more = f", ... ({len(names)} in all)" * (len(names) > _LISTED)
