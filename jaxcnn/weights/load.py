@@ -24,6 +24,7 @@ def variables_of(
     num_classes: int | EllipsisType | None,
     key: jax.Array,
     channels: int | None = None,
+    /,
     **options: Any,
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model and its variables with the peer's tensors in them.

@@ -146,6 +146,9 @@ def test_a_dict_of_our_own_names(plain):
 
 
 def test_our_own_files_that_are_refused(file, plain, tmp_path):
+    for option in ("channels", "tensors", "name"):
+        with pytest.raises(UsageError, match=f"unknown option of resnet20 '{option}'"):
+            load("jaxcnn", file, **{option: 3})
     with pytest.raises(UsageError, match="holds weights of resnet20, not of resnet18"):
         load("jaxcnn/resnet18", file)
     with pytest.raises(UsageError, match=r"missing: .*stage2/block1/shortcut/conv/kernel|left over"):
