@@ -1,6 +1,7 @@
 """What every fuzzer shares: damage done to real files, and the check that a door stays polite, quick and small.
 
-A door is whatever reads what comes from outside. Its fuzzer, test_fuzz_DOOR.py in this folder, makes a case from a random generator and hands it over:
+A door is whatever reads what comes from outside. Its fuzzer, test_fuzz_DOOR.py in this folder, makes a case from a
+random generator and hands it over:
 
     def case(rng):
         path.write_bytes(mutate(rng, GOOD, HEADERS))
