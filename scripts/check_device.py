@@ -17,7 +17,6 @@ Exit code: 0, or 1 where a check failed.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import subprocess
@@ -25,14 +24,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # also where jaxcnn is not installed
-
-Say = Callable[..., None]
-"""Notes one row of what a task found."""
+_TASKS = Path(__file__).with_name("device_tasks.py")
 
 # BatchNorm and strides; overlapping max pooling, large products and dropout; depthwise convolutions.
 TRAINED = ("resnet20", "alexnet", "mobilenet_v2")
@@ -41,186 +37,19 @@ NETWORKS = (
     *("resnet50", "mobilenet_v2", "convnext_tiny", "resnet20", "alexnet", "vgg11"),
     *("resnext50_32x4d", "regnet_y_400mf", "wide_resnet50_2", "lenet5", "densenet121", "vgg16"),
 )
-# For which the cost of determinism is measured, too: another compilation, with the search for the fastest kernels.
-COMPARED = NETWORKS[:4]
-STEPS, EVERY, BATCH = 30, 5, 32
+STEPS, BATCH = 30, 32
 # Shares of the time that checks before `steps` may take.
 _SHARE = {"same_bits": 0.4, "same_after_kill": 0.25}
-
-
-# Tasks: each in a process of its own, which alone starts JAX.
-
-
-def about(say: Say) -> None:
-    """Say what this machine is."""
-    import jax
-
-    from jaxcnn import backend
-    from jaxcnn.environment import environment
-
-    platform = jax.default_backend()
-    memory = [device.memory_stats() for device in jax.local_devices()]
-    limits = [stats and stats.get("bytes_limit") for stats in memory]
-    say(environment=environment(), compiler_options=backend.compiler_options(platform), device_bytes=limits)
-
-
-def train(
-    say: Say,
-    *,
-    networks: Sequence[str],
-    steps: int,
-    batch: int,
-    folder: str | None = None,
-    devices: int | None = None,
-) -> None:
-    """Train networks on random images, and say the SHA-256 of their parameters.
-
-    Args:
-        say: see `Say`; it is told of every checkpoint, too.
-        networks: names of models.
-        steps: of each.
-        batch: images in a step.
-        folder: for checkpoints: the newest is gone on from; None: there are none.
-        devices: how many share a batch; None: all.
-    """
-    from jaxcnn.train.parallel import Parallel
-
-    for name in networks:
-        start = time.perf_counter()
-        found = _trained(
-            say, name, steps, batch, Parallel(batch, devices=devices), Path(folder) / name if folder else None
-        )
-        say(network=name, **found, seconds=time.perf_counter() - start)
-
-
-def _trained(say: Say, name: str, steps: int, batch: int, parallel: Any, folder: Path | None) -> dict[str, Any]:
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from jaxcnn.data.fields import Image, Label
-    from jaxcnn.data.norms import Norms
-    from jaxcnn.data.prepared import training_batch
-    from jaxcnn.data.transforms.warps import Flip, PadCrop
-    from jaxcnn.keys import init_key
-    from jaxcnn.models import MODELS, create
-    from jaxcnn.tasks import Classification
-    from jaxcnn.train.checkpoint import Checkpoints
-    from jaxcnn.train.optim import make_optimizer
-    from jaxcnn.train.optimizers import Momentum
-    from jaxcnn.train.schedules import CosineDecay
-    from jaxcnn.train.state import create_state, params_sha256
-    from jaxcnn.train.step import make_train_step
-
-    model, key = create(name), jax.random.key(0)
-    shape, classes = (batch, *MODELS[name].input_shape), MODELS[name].num_classes
-    variables = model.init(init_key(key), jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32))
-    tx = make_optimizer(Momentum(learning_rate=0.01, weight_decay=1e-4), CosineDecay(), steps, variables["params"])
-    state = parallel.place(create_state(variables, tx, key))
-    fields = {"image": Image(channels=shape[-1]), "label": Label(tuple(map(str, range(classes))))}
-    norms = Norms(np.full(shape[-1:], 0.5, np.float32), np.full(shape[-1:], 0.3, np.float32))
-
-    def make_batch(number: Any) -> Any:
-        pixels, labels, changes = jax.random.split(jax.random.fold_in(jax.random.key(1), number), 3)
-        stored = {
-            "image": jax.random.bits(pixels, shape, jnp.uint8),
-            "label": jax.random.randint(labels, shape[:1], 0, classes, jnp.int32),
-            "mask": jnp.ones(shape[:1], bool),
-        }
-        return training_batch(stored, changes, norms, (PadCrop(pad=4), Flip()), fields)
-
-    step = make_train_step(model, tx, Classification(), axis_name=parallel.axis_name)
-    run = parallel.compile_train(step, make_batch)
-    checkpoints = None if folder is None else Checkpoints(folder)
-    if checkpoints is not None and checkpoints.steps():
-        state, *_ = checkpoints.restore_newest(parallel.like(state))
-    began, sums = int(state.step), None
-    for number in range(began, steps):
-        state, sums = run(state, np.int32(number))
-        if checkpoints is not None and (number + 1) % EVERY == 0:
-            checkpoints.save(number + 1, state, {})
-            say(saved=number + 1)
-    loss = None if sums is None else float(sums["loss"]) / batch
-    return {"began": began, "sha256": params_sha256(state.params), "last_loss": loss}
-
-
-def steps(say: Say, *, networks: Sequence[str], torch_python: str | None, batch: int | None, repeats: int) -> None:
-    """Say how long training steps take, and torch's beside them, network after network.
-
-    Args:
-        say: see `Say`.
-        networks: names of models.
-        torch_python: an interpreter that has torch; None: only ours are measured.
-        batch: images in a step; None: 256, on a CPU 8 to 128 by network.
-        repeats: measurements of each, in turns.
-    """
-    import bench_tools
-    import jax
-    from bench_ours import Program
-    from bench_peer import Peer
-    from bench_step import CPU_BATCH
-
-    from jaxcnn.errors import RunError, UsageError
-    from jaxcnn.models import MODELS
-
-    platform, _ = bench_tools.prepare_process(True, shared=torch_python is not None)
-    dtype = "float32" if platform == "cpu" else "bfloat16"
-    with contextlib.ExitStack() as stack:
-        peer = None
-        if torch_python is not None:
-            try:
-                peer = stack.enter_context(contextlib.closing(Peer(Path(torch_python), platform)))
-                say(torch=peer.about)
-            except UsageError as error:
-                say(torch_error=str(error))
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        for name in networks:
-            size = batch or (CPU_BATCH[name] if platform == "cpu" else 256)
-            row: dict[str, Any] = {"network": name, "batch_size": size, "dtype": dtype}
-            asked = {"mode": "train", "image": MODELS[name].input_shape, "num_classes": MODELS[name].num_classes}
-            theirs = peer and pool.submit(
-                peer.ask, "step", model=name, batch=size, dtype=dtype, compiled=True, **asked
-            )  # the two compile at the same time
-            ways = ["ours", *["free"] * (platform == "gpu" and name in COMPARED)]
-            made = {way: Program(name, "train", size, dtype, 1, way) for way in ways}
-            timers = {way: bench_tools.timer(program) for way, program in made.items()}
-            number = None
-            if peer is not None and theirs is not None:
-                try:
-                    answer = theirs.result()
-                    number = answer["id"]
-                    timers["torch_compile"] = peer.timer(number)
-                    if answer["parameters"] != made["ours"].parameters:
-                        row["torch_error"] = f"its network has {answer['parameters']} parameters"
-                except RunError as error:
-                    row["torch_error"] = str(error)
-            row["seconds"] = bench_tools.in_turns(timers, repeats, least_seconds=0.25)
-            row["over_torch_compile"] = bench_tools.ratio(row["seconds"], peer="torch_compile")
-            row["over_free"] = bench_tools.ratio(row["seconds"], peer="free")
-            row["parameters"] = made["ours"].parameters
-            row["compile_seconds"] = {way: program.compile_seconds for way, program in made.items()}
-            row["peak_bytes"] = made["ours"].peak_bytes
-            stats = jax.local_devices()[0].memory_stats()
-            row["device_peak_bytes_so_far"] = stats and stats.get("peak_bytes_in_use")
-            say(**row)
-            if peer is not None and number is not None:
-                peer.ask("drop", id=number)
-
-
-TASKS: dict[str, Callable[..., None]] = {"about": about, "train": train, "steps": steps}
-
-
-# The checks.
 
 
 class Work:
     """A task in a process of its own; what it says is read from a file, and is there after a kill."""
 
-    def __init__(self, task: str, **settings: Any) -> None:
-        """Start it."""
-        self._folder = tempfile.TemporaryDirectory()
-        self._said, self._errors = (Path(self._folder.name) / name for name in ("said", "errors"))
-        command = [sys.executable, __file__, "--task", task, json.dumps(settings), str(self._said)]
+    def __init__(self, folder: Path, task: str, **settings: Any) -> None:
+        """Start it; files go into `folder`."""
+        own = Path(tempfile.mkdtemp(dir=folder))
+        self._said, self._errors = own / "said", own / "errors"
+        command = [sys.executable, str(_TASKS), task, json.dumps(settings), str(self._said)]
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
 
@@ -257,7 +86,7 @@ def _digests(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {row["network"]: row["sha256"] for row in rows if "sha256" in row}
 
 
-def same_bits(deadline: float, options: argparse.Namespace, work: Callable[..., Any] = Work) -> dict[str, Any]:
+def same_bits(deadline: float, options: argparse.Namespace, work: Callable[..., Any]) -> dict[str, Any]:
     """Return whether two processes, one after the other, come to the same parameters."""
     settings = {"networks": options.trained, "steps": options.steps, "batch": options.batch}
     found: list[dict[str, str]] = []
@@ -302,7 +131,7 @@ def same_after_kill(
     return {"status": status, "killed_after": first.rows()[-1]["saved"], "went_on_from": found[0]["began"], **found[0]}
 
 
-def measured_steps(deadline: float, options: argparse.Namespace, work: Callable[..., Any] = Work) -> dict[str, Any]:
+def measured_steps(deadline: float, options: argparse.Namespace, work: Callable[..., Any]) -> dict[str, Any]:
     """Return a row for each network that could be measured in the time."""
     settings = {"networks": options.networks, "torch_python": options.torch_python, "repeats": options.repeats}
     process = work("steps", **settings, batch=options.step_batch)
@@ -325,7 +154,7 @@ def cost_of_determinism(platform: str | None, rows: Sequence[Mapping[str, Any]])
     return {"status": "passed" if found else "left out", "over_free": found}
 
 
-def check(options: argparse.Namespace, work: Callable[..., Any] = Work) -> Iterator[dict[str, Any]]:
+def check(options: argparse.Namespace, work: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """Yield the whole report, again and again, as checks are added to it."""
     start = time.monotonic()
     end = start + options.seconds
@@ -368,18 +197,7 @@ def summary(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the checks, or one task; return the exit code."""
-    words = sys.argv[1:] if words is None else words
-    if words[:1] == ["--task"]:
-        _, task, settings, said = words
-        with Path(said).open("a") as file:
-
-            def say(**row: Any) -> None:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-
-            TASKS[task](say, **json.loads(settings))
-        return 0
+    """Run the checks and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = sys.executable if importlib.util.find_spec("torch") else None
     parser.add_argument("--out", type=Path, default=Path("check_device.json"), help="the JSON file")
@@ -393,8 +211,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--torch-python", default=here, help="an interpreter that has torch; left out: this one, if so")
     options = parser.parse_args(words)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for report in check(options):
-        options.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for report in check(options, partial(Work, Path(folder))):
+            options.out.write_text(json.dumps(report, indent=1, default=str) + "\n")
     print("\n".join([*summary(report), f"written to {options.out}"]))
     failed = any(found["status"] == "failed" for found in report["checks"].values())
     return 1 if failed or "why" in report else 0

@@ -1,4 +1,4 @@
-"""Damaged and hostile files of weights: safetensors, HDF5 of Keras, both formats of torch.save; and bombs of each kind."""
+"""Damaged and hostile files of weights: safetensors, HDF5 of Keras, both formats of torch.save; and bombs."""
 
 import gzip
 import io
@@ -173,7 +173,17 @@ def test_tensors_of_peers(seconds):
     """What turns a peer's tensors into ours is given some whose names are right and shapes are not, and other names."""
     prepares = sorted({row.names.prepare for row in PEERS.values() if row.names.prepare}, key=lambda f: f.__qualname__)
     words = ("", "conv1", "conv1_bn", "x_layer_scale", "conv2d_" + "9" * 5000, "batch_normalization", "pre_logits.fc1")
-    leaves = ("", "/", "/bias", "/moving_mean", "/moving_variance", ".weight", "_conv/bias", "_bn/moving_mean", "/a/b/c")
+    leaves = (
+        "",
+        "/",
+        "/bias",
+        "/moving_mean",
+        "/moving_variance",
+        ".weight",
+        "_conv/bias",
+        "_bn/moving_mean",
+        "/a/b/c",
+    )
     shapes = ((), (0,), (3,), (1, 200_000), (200_000, 1), (2, 2, 2, 2), (0, 5))
 
     def case(rng):

@@ -1,4 +1,4 @@
-"""scripts/check_device.py: its training on the smallest network, and what it makes of what its processes say."""
+"""scripts/check_device.py: a task on the smallest network, and what is made of what its processes say."""
 
 import argparse
 import importlib
@@ -16,7 +16,9 @@ def script(monkeypatch):
     return importlib.import_module("check_device")
 
 
-def test_training_goes_on_from_a_checkpoint_to_the_same_bits(script, tmp_path):
+def test_training_goes_on_from_a_checkpoint_to_the_same_bits(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    script = importlib.import_module("device_tasks")
     settings, rows = {"networks": ["lenet5"], "steps": 6, "batch": 8, "devices": 1, "folder": str(tmp_path)}, []
     say = lambda **row: rows.append(row)  # noqa: E731
     script.train(say, **settings)
