@@ -104,7 +104,7 @@ def same_bits(deadline: float, options: argparse.Namespace, work: Callable[..., 
 
 
 def same_after_kill(
-    deadline: float, options: argparse.Namespace, expected: Mapping[str, str], work: Callable[..., Any] = Work
+    deadline: float, options: argparse.Namespace, expected: Mapping[str, str], work: Callable[..., Any]
 ) -> dict[str, Any]:
     """Return whether a process that goes on from the checkpoints of a killed one comes to the parameters `expected`."""
     name = options.trained[0]
@@ -138,6 +138,7 @@ def measured_steps(deadline: float, options: argparse.Namespace, work: Callable[
     why = process.wait(deadline)
     rows = [row for row in process.rows() if "network" in row]
     others = {key: value for row in process.rows() if "network" not in row for key, value in row.items()}
+    others["not_measured"] = [row["not_measured"] for row in process.rows() if "not_measured" in row]
     missing = [name for name in options.networks if name not in [row["network"] for row in rows]]
     status = "failed" if _failed(why) else "left out" if not rows else "passed" if not missing else "in part"
     return {"status": status, "left_out": missing, "why": why, **others, "rows": rows}

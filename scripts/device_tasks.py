@@ -129,13 +129,10 @@ def steps(say: Say, *, networks: Sequence[str], torch_python: str | None, batch:
         repeats: measurements of each, in turns.
     """
     import bench_tools
-    import jax
-    from bench_ours import Program
     from bench_peer import Peer
     from bench_step import CPU_BATCH
 
-    from jaxcnn.errors import RunError, UsageError
-    from jaxcnn.models import MODELS
+    from jaxcnn.errors import UsageError
 
     platform, _ = bench_tools.prepare_process(True, shared=torch_python is not None)
     dtype = "float32" if platform == "cpu" else "bfloat16"
@@ -147,38 +144,47 @@ def steps(say: Say, *, networks: Sequence[str], torch_python: str | None, batch:
                 say(torch=peer.about)
             except UsageError as error:
                 say(torch_error=str(error))
-        pool = stack.enter_context(ThreadPoolExecutor(1))
         for name in networks:
             size = batch or (CPU_BATCH[name] if platform == "cpu" else 256)
-            row: dict[str, Any] = {"network": name, "batch_size": size, "dtype": dtype}
-            asked = {"mode": "train", "image": MODELS[name].input_shape, "num_classes": MODELS[name].num_classes}
-            theirs = peer and pool.submit(
-                peer.ask, "step", model=name, batch=size, dtype=dtype, compiled=True, **asked
-            )  # the two compile at the same time
             ways = ["ours", *["free"] * (platform == "gpu" and name in COMPARED)]
-            made = {way: Program(name, "train", size, dtype, 1, way) for way in ways}
-            timers = {way: bench_tools.timer(program) for way, program in made.items()}
-            number = None
-            if peer is not None and theirs is not None:
-                try:
-                    answer = theirs.result()
-                    number = answer["id"]
-                    timers["torch_compile"] = peer.timer(number)
-                    if answer["parameters"] != made["ours"].parameters:
-                        row["torch_error"] = f"its network has {answer['parameters']} parameters"
-                except RunError as error:
-                    row["torch_error"] = str(error)
-            row["seconds"] = bench_tools.in_turns(timers, repeats, least_seconds=0.25)
-            row["over_torch_compile"] = bench_tools.ratio(row["seconds"], peer="torch_compile")
-            row["over_free"] = bench_tools.ratio(row["seconds"], peer="free")
-            row["parameters"] = made["ours"].parameters
-            row["compile_seconds"] = {way: program.compile_seconds for way, program in made.items()}
-            row["peak_bytes"] = made["ours"].peak_bytes
-            stats = jax.local_devices()[0].memory_stats()
-            row["device_peak_bytes_so_far"] = stats and stats.get("peak_bytes_in_use")
-            say(**row)
-            if peer is not None and number is not None:
-                peer.ask("drop", id=number)
+            try:
+                say(network=name, batch_size=size, dtype=dtype, **_step(name, size, dtype, ways, peer, repeats))
+            except RuntimeError as error:  # of JAX: no memory, an operation that is not there
+                say(not_measured=f"{name}: {str(error)[:300]}")
+
+
+def _step(name: str, size: int, dtype: str, ways: Sequence[str], peer: Any, repeats: int) -> dict[str, Any]:
+    import bench_tools
+    import jax
+    from bench_ours import Program
+
+    from jaxcnn.errors import RunError
+    from jaxcnn.models import MODELS
+
+    asked = {"mode": "train", "image": MODELS[name].input_shape, "num_classes": MODELS[name].num_classes}
+    asked |= {"model": name, "batch": size, "dtype": dtype, "compiled": True}
+    with ThreadPoolExecutor(1) as pool:  # The two compile at the same time.
+        answer = None if peer is None else pool.submit(peer.ask, "step", **asked)
+        made = {way: Program(name, "train", size, dtype, 1, way) for way in ways}
+    timers = {way: bench_tools.timer(program) for way, program in made.items()}
+    row: dict[str, Any] = {"parameters": made["ours"].parameters}
+    theirs = None
+    try:
+        if answer is not None:
+            theirs = answer.result()
+            row["torch_parameters"] = theirs["parameters"]
+            timers["torch_compile"] = peer.timer(theirs["id"])
+    except RunError as error:
+        row["torch_error"] = str(error)
+    row["seconds"] = bench_tools.in_turns(timers, repeats, least_seconds=0.25)
+    if theirs is not None:
+        peer.ask("drop", id=theirs["id"])
+    row["over_torch_compile"] = bench_tools.ratio(row["seconds"], peer="torch_compile")
+    row["over_free"] = bench_tools.ratio(row["seconds"], peer="free")
+    row["compile_seconds"] = {way: program.compile_seconds for way, program in made.items()}
+    row["peak_bytes"] = made["ours"].peak_bytes
+    stats = jax.local_devices()[0].memory_stats()
+    return {**row, "device_peak_bytes_so_far": stats and stats.get("peak_bytes_in_use")}
 
 
 TASKS: dict[str, Callable[..., None]] = {"about": about, "train": train, "steps": steps}
