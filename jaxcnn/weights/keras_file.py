@@ -26,7 +26,7 @@ _VARIABLES = {
 _BATCH_NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 
 # Names that Keras gives count all layers made in a process; ours count those of the file.
-_UNNAMED = re.compile(rf"({'|'.join([*_VARIABLES, 'batch_normalization'])})(?:_(\d{1, 9}))?")
+_UNNAMED = re.compile(rf"({'|'.join([*_VARIABLES, 'batch_normalization'])})(?:_(\d{{1,9}}))?")
 
 # Of Keras 1; files of VGG-16 and VGG-19 still have them: block1_conv1_W_1.
 _OLD_LEAF = re.compile(r"(?:.*_)?(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")

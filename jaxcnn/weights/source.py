@@ -77,6 +77,8 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Tensors, dict[str, str
 
 
 def _content(path: Path) -> bytes:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # A FIFO would be waited for, a device read for ever.
+        raise UsageError(f"{path} is no regular file: expected a file of weights")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
