@@ -96,7 +96,7 @@ def mutate_json(rng: np.random.Generator, value: Any) -> Any:
             case 4 if isinstance(parent[key], str) and parent[key]:
                 raw = mutate(rng, parent[key].encode("utf-8", "surrogatepass"))
                 parent[key] = raw.decode("latin-1")
-            case 5 if type(parent[key]) in (int, float):
+            case 5 if type(parent[key]) in (int, float) and abs(parent[key]) < 1e300:
                 parent[key] = [-parent[key], parent[key] + 1, float(parent[key]), str(parent[key])][rng.integers(4)]
             case _:
                 parent[key] = copy.deepcopy(ODD[rng.integers(len(ODD))])

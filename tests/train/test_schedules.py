@@ -102,7 +102,9 @@ def test_a_step_may_be_any_whole_number(each):
         for step in (0, 1, 5, 9, 10, 11, 50, 99):
             kinds = (step, np.int32(step), np.int64(step), np.uint8(step), jnp.int32(step))
             found = [schedule(kind) for kind in kinds]
-            assert {(rate.dtype, rate.shape, float(rate)) for rate in found} == {(np.dtype(np.float32), (), float(found[0]))}
+            assert {(rate.dtype, rate.shape, float(rate)) for rate in found} == {
+                (np.dtype(np.float32), (), float(found[0]))
+            }
             np.testing.assert_allclose(traced[step], found[0], rtol=2e-5, atol=1e-8)
 
 

@@ -212,15 +212,7 @@ def test_the_tag_decides_how_images_are_prepared(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [
-        *(("lenet5", (28, 28, 3)), ("resnet20", (32, 32, 1)), ("unet_same", (16, 16, 1))),
-        *(
-            ("lenet5", (28, 28, 2)),
-            ("resnet20", (32, 32, 4)),
-            ("densenet40_k12", (32, 32, 2)),
-            ("squeezenet1_1", (224, 224, 13)),
-        ),
-    ],
+    [("lenet5", (28, 28, 3)), ("lenet5", (28, 28, 2)), ("resnet20", (32, 32, 4)), ("unet_same", (16, 16, 1))],
 )
 def test_images_may_have_other_channels_than_published(name, shape, tmp_path):
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -230,8 +222,6 @@ def test_images_may_have_other_channels_than_published(name, shape, tmp_path):
     model, found = load("jaxcnn", tmp_path / "file.safetensors")
     assert model.num_classes == 4 and found.preprocessing is None
     equal(found, variables)
-    model, found = load("jaxcnn", tmp_path / "file.safetensors", num_classes=7)
-    assert model.num_classes == 7
     with pytest.raises(UsageError, match="give save preprocessing= too"):
         save(tmp_path / "again.safetensors", found)
 
