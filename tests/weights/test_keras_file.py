@@ -148,7 +148,7 @@ def test_what_is_compressed_or_in_pieces_is_refused(tmp_path):
         with h5py.File(path, "a") as file:
             del file["a/bias"]
             file["a"].create_dataset("bias", data=np.ones(2, np.float32), **options)
-        with pytest.raises(UsageError, match="a/bias is compressed or in pieces, .* h5repack -l CONTI -f NONE"):
+        with pytest.raises(UsageError, match=r"a/bias is compressed or in pieces, .* h5repack -l CONTI -f NONE"):
             read(path)
 
 
