@@ -96,10 +96,9 @@ def test_what_adds_floats_in_any_order_is_found():
     assert unordered_of(on_cuda(added(places), whole, places)) == []
 
 
-@pytest.mark.parametrize(("channels", "dtype"), [(2, np.float32), (4, np.uint8)])
-def test_images_that_are_no_files_are_exported_too(channels, dtype, tmp_path):
+def test_images_that_are_no_files_are_exported_too(tmp_path):
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (8, 8, 8, channels)).astype(dtype), np.arange(8) % 2
+    images, labels = rng.integers(0, 256, (8, 8, 8, 2), np.uint8), np.arange(8) % 2
     np.savez(
         tmp_path / "a.npz",
         **{f"{s}_{n}": v for s in ("train", "test") for n, v in zip(NPZ, (images, labels), strict=True)},
