@@ -45,7 +45,7 @@ _SHARE = {"same_bits": 0.4, "same_after_kill": 0.25}
 class Work:
     """A task in a process of its own; what it says is read from a file, and is there after a kill."""
 
-    def __init__(self, folder: Path, task: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, task: str, /, **settings: Any) -> None:
         """Start it; files go into `folder`."""
         own = Path(tempfile.mkdtemp(dir=folder))
         self._said, self._errors = own / "said", own / "errors"

@@ -91,7 +91,7 @@ def _trained(say: Say, name: str, steps: int, batch: int, parallel: Any, folder:
     variables = model.init(init_key(key), jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32))
     tx = make_optimizer(Momentum(learning_rate=0.01, weight_decay=1e-4), CosineDecay(), steps, variables["params"])
     state = parallel.place(create_state(variables, tx, key))
-    fields = {"image": Image(channels=shape[-1]), "label": Label(tuple(map(str, range(classes))))}
+    fields: dict[str, Any] = {"image": Image(channels=shape[-1]), "label": Label(tuple(map(str, range(classes))))}
     norms = Norms(np.full(shape[-1:], 0.5, np.float32), np.full(shape[-1:], 0.3, np.float32))
 
     def make_batch(number: Any) -> Any:

@@ -14,7 +14,7 @@ from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models import MODELS, build, create, options
 from jaxcnn.parts import Finder, is_reference
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.weights.load import images_of, shapes_of, variables_of
+from jaxcnn.weights.load import images_of, listed, shapes_of, variables_of
 from jaxcnn.weights.peer import Names, Peer, Tensors, keras_kernel
 from jaxcnn.weights.peers import PEERS
 from jaxcnn.weights.source import read
@@ -64,9 +64,11 @@ def load(
         about = _own_facts(peer, source, metadata)
         if is_reference(about.model):
             return _users(about, tensors, finder or Finder(installed=False), num_classes, model_options)
-        channels, _ = fitting_channels(
-            about.model, about.options, {name: np.shape(value) for name, value in tensors.items()}
-        )
+        shapes = {name: np.shape(value) for name, value in tensors.items()}
+        channels, wrong = fitting_channels(about.model, {**about.options, **model_options}, shapes)
+        if wrong:
+            found = f"{len(wrong)} are missing or of another shape"
+            raise UsageError(f"the tensors are not those of {about.model}: {found}: {listed(wrong)}")
         prepared, class_names = about.preprocessing, about.class_names if num_classes is ... else None
         row = _own_row(about)
         tensors = {name.partition("/")[2]: value for name, value in tensors.items()}
