@@ -84,11 +84,19 @@ def _check_texts(content: bytes) -> None:
         raise UsageError("it has places that are not of 8 bytes, as Keras never writes them")
     texts, at, left = 0, 0, len(content)
     for heap in _HEAP.finditer(content):
-        if heap.start() < at:
-            raise UsageError("its texts overlap")
-        at, end = heap.end(), min(heap.start() + int.from_bytes(heap[1], "little"), len(content))
-        while at + 16 <= end and (number := int.from_bytes(content[at : at + 2], "little")):
-            size = int.from_bytes(content[at + 8 : at + 16], "little")
+        end = heap.start() + int.from_bytes(heap[1], "little")
+        if heap.start() < at or end > len(content):
+            raise UsageError("its texts overlap, or are cut off")
+        at = heap.end()
+        while at + 16 <= end:
+            number, size = (
+                int.from_bytes(content[at : at + 2], "little"),
+                int.from_bytes(content[at + 8 : at + 16], "little"),
+            )
+            if number == 0:  # What is free. HDF5 goes on behind it, and where it has no size, never.
+                if size != end - at:
+                    raise UsageError("its texts are damaged")
+                break
             if size > _NAME:
                 texts, left = texts + 1, left - size * content.count(struct.pack("<QI", heap.start(), number))
             if left < 0 or texts > _LONG_TEXTS:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers import initialisers
 from jaxcnn.models import MODELS, Model, create
 from jaxcnn.weights.peer import Names, Peer, Tensors
 
@@ -85,7 +87,7 @@ def shapes_of(model: Model, images: jax.ShapeDtypeStruct, calls: int | None = No
     """Return the shape of every variable by its path, collection included.
 
     Raises:
-        UsageError: the model makes more than `calls` calls of layers.
+        UsageError: the model cannot be made with its options, or makes more than `calls` calls of layers.
     """
     made = 0
 
@@ -98,8 +100,14 @@ def shapes_of(model: Model, images: jax.ShapeDtypeStruct, calls: int | None = No
             )
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(count):
-        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    try:
+        with nn.intercept_methods(count), initialisers.recording():  # nothing is drawn
+            variables = jax.eval_shape(partial(nn.Module.init, model), jax.random.key(0), images)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"no {type(model).__name__} can be made with these options ({why})") from error
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 

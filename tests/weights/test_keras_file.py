@@ -176,3 +176,14 @@ def test_the_extra_is_named(monkeypatch, tmp_path):
     path.write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(UsageError, match=r"pip install 'jaxcnn\[keras\]'"):
         read(path)
+
+
+def test_a_heap_of_texts_that_has_no_end_is_refused(tmp_path):
+    """HDF5 2.0 never gets beyond free space of size 0."""
+    path = tmp_path / "bad.h5"
+    content = bytearray(gzip.decompress((FILES / "made.h5.gz").read_bytes()))
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="its texts are damaged"):
+        read(path)
