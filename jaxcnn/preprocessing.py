@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 """How pixels between pixels are made, in Pillow's words: all but nearest with antialiasing."""
 
-# Of a side of a network's input, in pixels: larger ones are no network's, but a file's that is to fill the memory.
+# Of a side of a network's input, in pixels, that a file may ask for: larger ones would fill the memory.
 _LONGEST = 4096
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -57,10 +57,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse what makes no input."""
-        if self.size is not None and (len(self.size) != 2 or not all(1 <= side <= _LONGEST for side in self.size)):
-            raise UsageError(f"size={self.size!r:.80}: expected height and width up to {_LONGEST}, or None for no crop")
-        if self.resize is not None and not 1 <= self.resize <= _LONGEST:
-            raise UsageError(f"resize={self.resize!r:.80}: expected a length of 1 to {_LONGEST} pixels, or None")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise UsageError(f"size={self.size!r:.80}: expected height and width, or None for no crop")
+        if self.resize is not None and self.resize < 1:
+            raise UsageError(f"resize={self.resize!r:.80}: expected a length in pixels, or None")
         if self.scale <= 0:
             raise UsageError(f"scale={self.scale}: expected a positive number")
         channels = len(self.channels)
@@ -126,7 +126,11 @@ class Preprocessing:
         Raises:
           UsageError: the text is something else.
         """
-        return check(cls, parse_json(text, "the preprocessing"), "")
+        found = check(cls, parse_json(text, "the preprocessing"), "")
+        for name, sides in (("size", found.size), ("resize", found.resize and (found.resize,))):
+            if max(sides or (0,)) > _LONGEST:
+                raise UsageError(f"{name} is {getattr(found, name)!r:.80}: expected sides up to {_LONGEST} pixels")
+        return found
 
 
 def _start(length: int, wanted: int) -> int:

@@ -14,7 +14,7 @@ from jaxcnn.data.augment import Augmentation, augment
 from jaxcnn.data.fields import Image, Label
 from jaxcnn.data.norms import normalize, unit_of
 from jaxcnn.layers.cpu.max_pooling import Windows, xla_max
-from jaxcnn.models import MODELS, create
+from jaxcnn.models import FAMILIES, MODELS, apply, create, init
 from jaxcnn.runs.export import export
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optim import make_optimizer
@@ -63,12 +63,28 @@ def on_cuda(jitted, *like):
 
 
 FOUR = ("resnet20", "resnet50", "alexnet", "googlenet")
+DENSE = [name for family in ("fcn", "fcn_resnet", "deeplabv3", "unet") for name in FAMILIES[family]]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in (*FOUR, *DENSE)]
 
 
-@pytest.mark.parametrize("name", [*FOUR, *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n not in FOUR)])
+@pytest.mark.parametrize("name", [*FOUR, *OTHERS])
 def test_no_training_step_adds_floats_in_any_order(name):
     """So that it can give the same bits twice on a GPU, whatever the order of its threads."""
     text = on_cuda(*training_step(name))
+    assert "stablehlo.convolution" in text and unordered_of(text) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DENSE)
+def test_no_gradient_of_a_dense_network_adds_floats_in_any_order(name):
+    model, images = create(name), jax.ShapeDtypeStruct((2, *MODELS[name].input_shape), jnp.float32)
+    variables = jax.eval_shape(lambda key: init(model, key, images), jax.random.key(0))
+
+    def loss(params, variables, images):
+        outputs, _ = apply(model, {**variables, "params": params}, images, train=True, key=jax.random.key(0))
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(outputs))
+
+    text = on_cuda(jax.jit(jax.grad(loss)), variables["params"], variables, images)
     assert "stablehlo.convolution" in text and unordered_of(text) == []
 
 
