@@ -21,48 +21,57 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     },
 }
+# Where a compiler may choose what gives other bits from one run to the next: scatters that add in any order, and
+# convolutions by whichever algorithm was fastest when the process tried them. On CPUs and TPUs it does not.
+_DETERMINISTIC: dict[str, dict[str, Any]] = {
+    platform: {"xla_gpu_deterministic_ops": True} for platform in ("gpu", "cuda", "rocm")
+}
 
 
 with_onednn = jax.make_user_context(False)
 """Whether what is being lowered will be compiled with oneDNN's convolutions. JAX keeps one program for each answer."""
 
 
-def jit(fun: Callable, *, platform: str | None = None, **kwargs: Any) -> Any:
-    """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast.
+def jit(fun: Callable, *, platform: str | None = None, deterministic: bool = True, **kwargs: Any) -> Any:
+    """Return `jax.jit(fun, **kwargs)` with the compiler options that make the platform fast and its results the same.
 
     It goes around a whole program, gradients and optimiser included: JAX takes compiler options for whole programs
     alone. Within another transformation (`jax.grad(jaxcnn.jit(f))`, a `jit` in a `jit`) it is `jax.jit(fun, **kwargs)`,
     and the program is compiled as what is around it says. Under plain `jax.jit` all of this library computes the same
     numbers, to rounding; on a CPU it takes longer.
 
-    Programs compiled with such options are not kept in JAX's persistent compilation cache, see `_NeverSaved`, and
-    `jax.export` takes none of them, since it does not know who will compile what it exports: give it `jax.jit(fun)`.
+    Programs for the CPU are then not kept in JAX's persistent compilation cache, see `_NeverSaved`, and `jax.export`
+    takes none of the options, since it does not know who will compile what it exports: give it `jax.jit(fun)`.
 
     Args:
       fun: a function of arrays.
       platform: "cpu", "cuda", "tpu", ...; None: the default backend's at the first call.
+      deterministic: ask the compilers that could do otherwise, those for GPUs, for operations with the same bits each
+        time, which may cost time.
       kwargs: as for `jax.jit`.
 
     >>> jit(lambda x: 2 * x)(3)
     Array(6, dtype=int32, weak_type=True)
     """
-    return _Jitted(fun, platform, kwargs)
+    return _Jitted(fun, platform, deterministic, kwargs)
 
 
 class _Jitted:
     """What `jit` returns. Nothing starts a backend before the first call."""
 
-    def __init__(self, fun: Callable, platform: str | None, kwargs: dict[str, Any]) -> None:
+    def __init__(self, fun: Callable, platform: str | None, deterministic: bool, kwargs: dict[str, Any]) -> None:
         functools.update_wrapper(self, fun, updated=())
-        self._fun, self._platform, self._kwargs = fun, platform, kwargs
+        self._fun, self._platform, self._deterministic, self._kwargs = fun, platform, deterministic, kwargs
         self._part = jax.jit(fun, **kwargs)
 
     @functools.cached_property
     def _whole(self) -> Any:
-        options = compiler_options(self._platform or jax.default_backend())
+        platform = self._platform or jax.default_backend()
+        options = compiler_options(platform, self._deterministic)
         if not options:
             return self._part
-        return _NeverSaved(jax.jit(self._fun, compiler_options=options, **self._kwargs), ONEDNN in options)
+        whole = jax.jit(self._fun, compiler_options=options, **self._kwargs)
+        return _NeverSaved(whole, ONEDNN in options) if platform == "cpu" else whole
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs)))
@@ -112,9 +121,10 @@ class _NeverSaved:
         return getattr(self._stage, name)
 
 
-def compiler_options(platform: str) -> dict[str, Any]:
+def compiler_options(platform: str, deterministic: bool = True) -> dict[str, Any]:
     """Return the options that `jit` compiles with on a platform: those of ours that the installed jaxlib knows."""
-    return {name: value for name, value in _OPTIONS.get(platform, {}).items() if _knows(name, value)}
+    wanted = _OPTIONS.get(platform, {}) | (_DETERMINISTIC.get(platform, {}) if deterministic else {})
+    return {name: value for name, value in wanted.items() if _knows(name, value)}
 
 
 try:  # for this thread alone, which jax has no public name for

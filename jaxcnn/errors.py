@@ -3,10 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
-# Choices that an error lists.
-_LISTED = 24
-# Characters of a longer message that are kept at either end.
-_KEPT = 700
+# Choices that an error lists, characters of a value that it shows, which may be anything, and of a longer message
+# that are kept at either end.
+_LISTED, _SHOWN, _KEPT = 24, 80, 700
 
 
 class UsageError(ValueError):
@@ -59,7 +58,8 @@ def unknown(what: str, value: str, choices: Iterable[str], at: str = "") -> Usag
     "unknown model 'resnt20': did you mean 'resnet20'?"
     """
     names = sorted(choices)
-    guess = nearest(value, names)
+    guess = nearest(value, names) if len(value) <= _SHOWN else None
+    value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
     if guess is not None:
         return UsageError(f"unknown {what} {at + value!r}: did you mean {at + guess!r}?")
     more = f", ... ({len(names)} in all)" * (len(names) > _LISTED)

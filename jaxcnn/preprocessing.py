@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from jaxcnn.errors import UsageError
+from jaxcnn.files import parse_json
 from jaxcnn.images.opening import BadImage, eight_bits, read_file
 from jaxcnn.images.pixels import decode
 from jaxcnn.typed import check
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 """How pixels between pixels are made, in Pillow's words: all but nearest with antialiasing."""
+
+# Of a side of a network's input, in pixels, that a file may ask for: larger ones would fill the memory.
+_LONGEST = 4096
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -55,9 +59,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         """Refuse what makes no input."""
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise UsageError(f"size={self.size}: expected height and width, or None for no crop")
+            raise UsageError(f"size={self.size!r:.80}: expected height and width, or None for no crop")
         if self.resize is not None and self.resize < 1:
-            raise UsageError(f"resize={self.resize}: expected a length in pixels, or None")
+            raise UsageError(f"resize={self.resize!r:.80}: expected a length in pixels, or None")
         if self.scale <= 0:
             raise UsageError(f"scale={self.scale}: expected a positive number")
         channels = len(self.channels)
@@ -66,7 +70,7 @@ class Preprocessing:
                 f"mean={str(self.mean)[:60]}: expected {channels} numbers, one for each channel, or an image"
             )
         if len(self.std) != channels:
-            raise UsageError(f"std={self.std}: expected {channels} numbers, one for each channel")
+            raise UsageError(f"std={self.std!r:.80}: expected {channels} numbers, one for each channel")
         if min(self.std) <= 0:
             raise UsageError(f"std={self.std}: expected positive numbers")
 
@@ -92,6 +96,10 @@ class Preprocessing:
         from PIL import Image
 
         (height, width), (top, left) = self.steps(image.height, image.width)
+        if height * width > 4 * _LONGEST**2:
+            raise UsageError(
+                f"an image of {image.height}x{image.width} is too long and narrow: its size would be {height}x{width}"
+            )
         if self.interpolation != "none" and (self.resize, self.size) != (None, None):
             image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         if self.size is None:
@@ -119,11 +127,11 @@ class Preprocessing:
         Raises:
           UsageError: the text is something else.
         """
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"the preprocessing is no JSON: {error}") from error
-        return check(cls, found, "")
+        found = check(cls, parse_json(text, "the preprocessing"), "")
+        for name, sides in (("size", found.size), ("resize", found.resize and (found.resize,))):
+            if max(sides or (0,)) > _LONGEST:
+                raise UsageError(f"{name} is {getattr(found, name)!r:.80}: expected sides up to {_LONGEST} pixels")
+        return found
 
 
 def _start(length: int, wanted: int) -> int:

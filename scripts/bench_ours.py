@@ -18,7 +18,6 @@ import jaxcnn
 from jaxcnn import backend
 from jaxcnn.errors import RunError
 from jaxcnn.models import MODELS, create
-from jaxcnn.runs import Trainer
 from jaxcnn.tasks import Classification
 from jaxcnn.train.optim import make_optimizer
 from jaxcnn.train.optimizers import Momentum
@@ -47,9 +46,9 @@ class Program:
     """One compiled step of ours, its state, and its batch on the devices."""
 
     def __init__(self, name: str, mode: Mode, batch_size: int, dtype: str, devices: int, way: str) -> None:
-        """Compile it, for random images; the plain way is for one device."""
+        """Compile it, for random images; the plain way is for one device, the free one need not be deterministic."""
         devices, plain = 1 if way == "plain" else devices, way == "plain"
-        parallel = Parallel(batch_size, devices=devices)
+        parallel = Parallel(batch_size, devices=devices, deterministic=way != "free")
         model = create(name, dtype=dtype)
         images, labels = jax.random.split(jax.random.key(0))
         shape = (batch_size, *MODELS[name].input_shape)
@@ -184,6 +183,8 @@ def epoch_seconds(
     The data set is random images in uint8, of the model's size; batches are shuffled, padded and cropped, flipped and
     normalised within the step, as an experiment on CIFAR-10 does. Logging and evaluation are left out.
     """
+    from jaxcnn.runs import Trainer
+
     with tempfile.TemporaryDirectory() as name:
         path = random_images(Path(name) / "images.npz", MODELS[model].input_shape, images, 10)
         experiment = jaxcnn.Experiment(

@@ -49,6 +49,9 @@ CPU_BATCH = {
     "densenet121": 16,
     "convnext_tiny": 16,
     "regnet_y_400mf": 32,
+    "alexnet": 32,
+    "vgg16": 8,
+    "wide_resnet50_2": 16,
 }
 
 # Peak of one device in bfloat16, dense, in operations per second, by what its name starts with: the makers' data

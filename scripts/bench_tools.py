@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn import backend
 from jaxcnn.arguments import parse
@@ -182,6 +180,9 @@ class Counter:
 
     def __init__(self, total: int) -> None:
         """Start at 0 of `total`."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         console = Console(stderr=True)
         self._total, self._done, self._start = total, 0, time.monotonic()
         self._said, self._live = self._start, console.is_terminal

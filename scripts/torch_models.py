@@ -3,7 +3,7 @@
 They have the parameters and multiply-adds of jaxcnn's models of the same name, which the benchmark checks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -26,14 +26,32 @@ class LeNet5(nn.Sequential):
         )
 
 
-class VGG11(nn.Sequential):
-    """VGG, configuration A (Simonyan and Zisserman 2014), for images of 224x224."""
+class AlexNet(nn.Sequential):
+    """AlexNet on one device (Krizhevsky 2014), for images of 224x224."""
 
     def __init__(self, num_classes: int) -> None:
         """Make the layers."""
+        super().__init__(
+            *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
+            *(nn.Flatten(), nn.Dropout(0.5)),
+            *(nn.Linear(256 * 6 * 6, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+            *(nn.Linear(4096, 4096), nn.ReLU(inplace=True)),
+            nn.Linear(4096, num_classes),
+        )
+
+
+class VGG(nn.Sequential):
+    """VGG (Simonyan and Zisserman 2014), by the depths of its stages, for images of 224x224."""
+
+    def __init__(self, num_classes: int, depths: Sequence[int]) -> None:
+        """Make the layers."""
         layers: list[nn.Module] = []
         channels = 3
-        for width, depth in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):
+        for width, depth in zip((64, 128, 256, 512, 512), depths, strict=True):
             for _ in range(depth):
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
                 channels = width
@@ -296,10 +314,13 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "lenet5": LeNet5,
     "resnet20": ResNet20,
     "resnet50": ResNet50,
-    "vgg11": VGG11,
+    "vgg11": partial(VGG, depths=(1, 1, 2, 2, 2)),
     "mobilenet_v2": MobileNetV2,
     "resnext50_32x4d": partial(ResNet50, groups=32, width_per_group=4),
     "densenet121": DenseNet121,
     "convnext_tiny": ConvNeXtT,
     "regnet_y_400mf": RegNetY400MF,
+    "alexnet": AlexNet,
+    "vgg16": partial(VGG, depths=(2, 2, 3, 3, 3)),
+    "wide_resnet50_2": partial(ResNet50, width_per_group=128),
 }

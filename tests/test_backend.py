@@ -4,15 +4,24 @@ import ctypes
 import subprocess
 import sys
 from functools import partial
+from unittest.mock import Mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxcnn import backend
+from jaxcnn import Classification, TrainConfig, Trainer, backend
 
 NAMES = {"xla_cpu_experimental_onednn_custom_call", "xla_cpu_experimental_ynn_fusion_type"}
+
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(x.reshape(len(x), -1))
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +34,27 @@ def forgotten():
 
 def test_the_options_are_the_cpus_alone():
     assert set(backend.compiler_options("cpu")) <= NAMES
-    assert backend.compiler_options("cuda") == backend.compiler_options("tpu") == {}
+    assert backend.compiler_options("cuda", deterministic=False) == backend.compiler_options("tpu") == {}
+
+
+def test_gpus_are_asked_for_the_same_bits_each_time():
+    for platform in ("gpu", "cuda", "rocm"):  # as a device calls it, and as a program is lowered for it
+        assert backend.compiler_options(platform) == {"xla_gpu_deterministic_ops": True}
+
+
+def test_train_deterministic_reaches_the_compiler(monkeypatch):
+    monkeypatch.setitem(backend._DETERMINISTIC, "cpu", {"xla_cpu_enable_fast_math": False})  # as if this were a GPU
+    assert "xla_cpu_enable_fast_math" in backend.compiler_options("cpu")
+    batch = {"image": np.arange(128, dtype=np.uint8).reshape(8, 4, 4, 1), "label": np.arange(8) % 2}
+    for deterministic in (True, False):
+        train = TrainConfig(batch_size=4, steps=1, devices=1, deterministic=deterministic)
+        trainer = Trainer(Tiny(), optax.sgd(0.1), Classification(), {"train": batch, "test": batch}, train=train)
+        spy = Mock(side_effect=lambda fun, **kwargs: fun)
+        with monkeypatch.context() as spied:
+            spied.setattr(jax, "jit", spy)
+            trainer.parallel.jit(len)([])
+        _, whole = spy.call_args_list
+        assert ("xla_cpu_enable_fast_math" in whole.kwargs["compiler_options"]) == deterministic
 
 
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="what jaxlib 0.12 knows")
@@ -54,7 +83,7 @@ def test_errors_of_another_kind_are_not_taken_for_an_unknown_option(monkeypatch)
 def test_jit_compiles_with_the_options_and_passes_the_rest_on(monkeypatch):
     seen = []
     real = jax.jit
-    options = backend.compiler_options("cpu")
+    options, cuda = backend.compiler_options("cpu"), backend.compiler_options("cuda")
 
     def spy(fun, **kwargs):
         seen.append(kwargs)
@@ -66,7 +95,9 @@ def test_jit_compiles_with_the_options_and_passes_the_rest_on(monkeypatch):
     rest = {"static_argnums": 1, "donate_argnums": 0}
     assert seen == [rest, {"compiler_options": options, **rest}]
     assert backend.jit(lambda x: x, platform="cuda").lower(1)
-    assert seen[2:] == [{}]
+    assert seen[2:] == [{}, {"compiler_options": cuda}]
+    assert backend.jit(lambda x: x, platform="cuda", deterministic=False).lower(1)
+    assert seen[4:] == [{}]
 
 
 def test_jit_within_another_transformation_is_part_of_it():

@@ -101,6 +101,9 @@ def _joined(families: Mapping[str, Mapping[str, ModelEntry]]) -> dict[str, Model
 
 MODELS: dict[str, ModelEntry] = _joined(FAMILIES)
 
+# Beyond these an option of somebody's file of weights could ask for more than any machine has.
+_LARGEST, _LONGEST = 2**16, 64
+
 # What every model has, and is no option of one.
 _SETTINGS = ("num_classes", "dtype")
 
@@ -181,13 +184,18 @@ def _checked(what: str, value: Any, hint: Any) -> Any:
             raise unknown(what, str(value), map(str, typing.get_args(hint)))
         return value
     if hint == tuple[int, ...]:
-        if isinstance(value, list | tuple) and value and all(type(v) is int and v >= 1 for v in value):
+        if isinstance(value, list | tuple) and 1 <= len(value) <= _LONGEST and all(map(_counts, value)):
             return tuple(value)  # JSON has lists only.
-        raise UsageError(f"{what} is {value!r}: expected integers of at least 1")
+        raise UsageError(f"{what} is {value!r:.80}: expected 1 to {_LONGEST} integers of 1 to {_LARGEST}")
     if hint is float:
-        if type(value) not in (int, float) or not 0 <= value < float("inf"):  # Neither NaN.
-            raise UsageError(f"{what} is {value!r}: expected a finite number of at least 0")
+        if type(value) not in (int, float) or not 0 <= value <= _LARGEST:  # Neither NaN.
+            raise UsageError(f"{what} is {value!r:.80}: expected a number of 0 to {_LARGEST}")
         return float(value)
-    if type(value) is not hint or (hint is int and value < 1):
-        raise UsageError(f"{what} is {value!r}: expected {'True or False' if hint is bool else 'an integer >= 1'}")
+    if type(value) is not hint or (hint is int and not _counts(value)):
+        wanted = "True or False" if hint is bool else f"an integer of 1 to {_LARGEST}"
+        raise UsageError(f"{what} is {value!r:.80}: expected {wanted}")
     return value
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _LARGEST

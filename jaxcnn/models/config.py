@@ -31,5 +31,9 @@ class ModelConfig(Config, at="model"):
     def __post_init__(self) -> None:
         """Check what goes together."""
         super().__post_init__()
+        for name in ("num_classes", "dtype", "axis_name"):
+            if name in self.options:
+                where = f": give model.{name}" if hasattr(self, name) else ""
+                raise UsageError(f"model.options has {name}, which is no option but a setting of its own{where}")
         if self.weights is None and self.peer != "jaxcnn":
             raise UsageError(f"model.peer is {self.peer!r} without a file: give model.weights, too")

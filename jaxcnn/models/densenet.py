@@ -7,6 +7,7 @@ transitions (section 3); the ImageNet networks have both. Details as in the auth
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h2 w2 c2"]:
         """Return maps of half the size, rounded down."""
-        features = int(self.compression * x.shape[-1])
+        features = int(Fraction(str(self.compression)) * x.shape[-1])
         x = nn.relu(self.norm(name="norm")(x))
         x = self.drop(name="dropout")(self.conv(features, 1, name="conv")(x))
         return avg_pool(x, 2)

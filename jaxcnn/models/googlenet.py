@@ -6,6 +6,7 @@ as in Caffe's bvlc_googlenet. torchvision's form has BatchNorm in place of LRN a
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
 
@@ -126,7 +127,7 @@ class GoogLeNet(Model):
         dense = partial(Dense, kernel_init=kernel_init)
 
         def conv(features: int, kernel_size: int, **kwargs: Any) -> ConvNorm:
-            features, norm = max(1, int(self.width * features)), None if published else batch_norm
+            features, norm = max(1, int(Fraction(str(self.width)) * features)), None if published else batch_norm
             return ConvNorm(features, kernel_size, conv=make_conv, norm=norm, **kwargs)
 
         def aux_pool(x: Array) -> Array:

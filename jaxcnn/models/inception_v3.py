@@ -6,6 +6,7 @@ figure 5 draws 3x3 where the code has a 5x5.
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar
 
@@ -102,7 +103,7 @@ def conv_factory(kernel_init: Initializer, width: float, train: bool, dtype: Any
     norm = partial(BatchNorm, use_running_average=not train, epsilon=1e-3, dtype=dtype)
 
     def make(features: int, kernel_size: int | tuple[int, int], **kwargs: Any) -> ConvNorm:
-        return ConvNorm(max(1, int(width * features)), kernel_size, conv=conv, norm=norm, **kwargs)
+        return ConvNorm(max(1, int(Fraction(str(width)) * features)), kernel_size, conv=conv, norm=norm, **kwargs)
 
     return make
 

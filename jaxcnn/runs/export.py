@@ -26,7 +26,8 @@ def export(
     The first is read by `jaxcnn.weights.load("jaxcnn", path)`, the second, whatever the platform, by
     `jax.export.deserialize(bytearray(path.read_bytes())).call(images)`: images [n, height, width, channels] as the run
     was given them (uint8), of the size it was trained on, any n, to the model's outputs, such as float32 logits
-    [n, classes]. Normalisation and parameters are inside.
+    [n, classes]. Normalisation and parameters are inside. Where images are no files, such as those of two or four
+    channels, the first does not say how they are prepared.
 
     Args:
       run: a run folder, finished or not; what is exported are the parameters that evaluation uses.

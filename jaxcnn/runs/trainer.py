@@ -104,7 +104,7 @@ class Trainer:
         self.callbacks = [made(each, finder or Finder()) for each in (*train.callbacks, *callbacks)]
         self.state: TrainState | None = None
         self.rows: list[dict[str, Any]] = []
-        self.parallel = Parallel(train.batch_size, train.parallel, devices or train.devices)
+        self.parallel = Parallel(train.batch_size, train.parallel, devices or train.devices, train.deterministic)
         check_parts(train.batch_size, train.accumulation_steps, len(self.parallel.devices))
         self.timetable = timetable(train, self.eval, self.checkpoint, data)
         check_fields(task, data.fields)

@@ -42,6 +42,9 @@ class TrainConfig(Config, at="train"):
     """BatchNorm over the batch of all devices, or over each device's own part."""
     devices: Count | None = None
     """Devices to use; None: all."""
+    deterministic: bool = True
+    """On GPUs, let the compiler use nothing that gives other bits from one run to the next, which may cost time. CPUs
+    and TPUs have nothing of the kind."""
     seeds: Count = 1
     """How many seeds to train together: `seed`, `seed` + 1, ...; each has a run folder of its own, and is the run of
     that seed alone."""

@@ -67,6 +67,7 @@ class Parallel:
         batch_size: int,
         mode: Literal["jit", "pmap"] = "jit",
         devices: int | Sequence[jax.Device] | None = None,
+        deterministic: bool = True,
     ) -> None:
         """Lay the devices out on one axis.
 
@@ -74,13 +75,14 @@ class Parallel:
           batch_size: of all devices together.
           mode: how the program of each device is mapped over several.
           devices: them, or how many of `jax.devices()`; None: all.
+          deterministic: see `backend.jit`.
 
         Raises:
           UsageError: there are fewer, or the batch does not divide over them.
         """
         chosen = list(devices) if isinstance(devices, Sequence) else choose_devices(devices)
         _check_batch(batch_size, len(chosen))
-        self.mode, self.devices = mode, chosen
+        self.mode, self.devices, self._deterministic = mode, chosen, deterministic
         self.axis_name = _AXIS if len(chosen) > 1 or mode == "pmap" else None
         self.mesh = Mesh(np.asarray(chosen), (_AXIS,), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -120,7 +122,7 @@ class Parallel:
         def run(state: TrainState, inputs: Any) -> tuple[TrainState, Sums]:
             return self._mapped(step)(state, jax.lax.with_sharding_constraint(make_batch(inputs), self.sharded))
 
-        return self._jit(run, donate_argnums=0)
+        return self.jit(run, donate_argnums=0, out_shardings=self.replicated)
 
     def _mapped(self, step: TrainStep) -> TrainStep:
         if self.axis_name is None:
@@ -143,7 +145,7 @@ class Parallel:
         def run(variables: Tree, inputs: Any):
             return step(variables, jax.lax.with_sharding_constraint(make_batch(inputs), self.sharded))
 
-        return self._jit(run)
+        return self.jit(run, out_shardings=self.replicated)
 
     def compile_meanwhile(self, run: Any, *like: Any) -> Callable[[], Any]:
         """Trace what `compile_train` returned, let a thread compile it, and return what waits for that.
@@ -163,8 +165,9 @@ class Parallel:
         thread.shutdown(wait=False)
         return compiled.result
 
-    def _jit(self, run: Callable, **kwargs: Any) -> Callable:
-        return backend.jit(run, platform=self.devices[0].platform, out_shardings=self.replicated, **kwargs)
+    def jit(self, run: Callable, **kwargs: Any) -> Callable:
+        """Return `backend.jit(run, **kwargs)` for these devices."""
+        return backend.jit(run, platform=self.devices[0].platform, deterministic=self._deterministic, **kwargs)
 
 
 def choose_devices(count: int | None) -> list[jax.Device]:

@@ -7,6 +7,7 @@ full learning rate, and those that run to the end of training (polynomial, cosin
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -200,10 +201,13 @@ class OneCycle(Schedule, at="schedule"):
     """It ends at learning rate / initial_division / final_division."""
 
     def make(self, learning_rate: float, total_steps: int) -> optax.Schedule:
-        if not 1 <= int(self.rise * total_steps) < total_steps:
+        # Of the number as it is written: in floats, 0.29 of 100 steps are 28.
+        peak = int(Fraction(str(self.rise)) * total_steps)
+        if not 1 <= peak < total_steps:
             raise UsageError(f"schedule.rise is {self.rise}: of {total_steps} steps it leaves none to rise or to fall")
+        share = (peak + 0.5) / total_steps  # Optax rounds its share of the steps down
         return optax.cosine_onecycle_schedule(
-            total_steps, learning_rate, self.rise, self.initial_division, self.final_division
+            total_steps, learning_rate, share, self.initial_division, self.final_division
         )
 
 

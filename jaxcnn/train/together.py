@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn import backend
 from jaxcnn.train.inputs import Inputs, StepInputs
 from jaxcnn.train.parallel import Parallel
 from jaxcnn.train.state import TrainState, Tree
@@ -64,7 +63,7 @@ class Together:
             return step(state, inputs.batch(StepInputs(shared, stored, key, number)))
 
         run = jax.vmap(one, in_axes=(None, 0, 0, 0, 0))
-        self._step = backend.jit(run, platform=parallel.devices[0].platform, donate_argnums=1)
+        self._step = parallel.jit(run, donate_argnums=1)
         self._place, self._rows = parallel.place, rows
         self._meeting = threading.Condition()
         self._active = set(range(rows))

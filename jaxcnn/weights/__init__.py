@@ -14,7 +14,7 @@ from jaxcnn.errors import UsageError, unknown
 from jaxcnn.models import MODELS, build, create, options
 from jaxcnn.parts import Finder, is_reference
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.weights.load import images_of, shapes_of, variables_of
+from jaxcnn.weights.load import images_of, listed, shapes_of, variables_of
 from jaxcnn.weights.peer import Names, Peer, Tensors, keras_kernel
 from jaxcnn.weights.peers import PEERS
 from jaxcnn.weights.source import read
@@ -54,7 +54,7 @@ def load(
 
     Raises:
         UsageError: there is no such peer or file, the file is damaged, or tensors are missing, left over or of the
-            wrong shape: all are listed.
+            wrong shape.
     """
     own = peer == "jaxcnn" or peer.startswith("jaxcnn/")
     row, prepared = (None, None) if own else _row(peer)
@@ -64,9 +64,11 @@ def load(
         about = _own_facts(peer, source, metadata)
         if is_reference(about.model):
             return _users(about, tensors, finder or Finder(installed=False), num_classes, model_options)
-        channels, _ = fitting_channels(
-            about.model, about.options, {name: np.shape(value) for name, value in tensors.items()}
-        )
+        shapes = {name: np.shape(value) for name, value in tensors.items()}
+        channels, wrong = fitting_channels(about.model, {**about.options, **model_options}, shapes)
+        if wrong:
+            found = f"{len(wrong)} are missing or of another shape"
+            raise UsageError(f"the tensors are not those of {about.model}: {found}: {listed(wrong)}")
         prepared, class_names = about.preprocessing, about.class_names if num_classes is ... else None
         row = _own_row(about)
         tensors = {name.partition("/")[2]: value for name, value in tensors.items()}
@@ -121,7 +123,10 @@ def _row(peer: str) -> tuple[Peer, Preprocessing]:
 def _own_facts(peer: str, source: Any, metadata: Mapping[str, str]) -> Facts:
     """Return what a file of our own says, or what `peer` does where it is a dict without metadata."""
     wanted = peer.partition("/")[2]
-    found = facts(metadata)
+    try:
+        found = facts(metadata)
+    except UsageError as error:
+        raise UsageError(f"{source} is refused: {error}") from error
     if found is None:
         if not wanted:
             what = source if isinstance(source, str | Path) else "a dict"

@@ -49,7 +49,8 @@ def _keras_tensors(tensors: Tensors) -> dict[str, np.ndarray]:
     """Return the tensors by the name of the innermost layer; that of a layer scale, which has no name, as gamma."""
     renamed = {}
     for name, value in tensors.items():
-        layer, leaf = name.split("/")[-2:]
+        path, _, leaf = name.rpartition("/")
+        layer = path.rpartition("/")[2]
         renamed[f"{layer}/gamma" if layer.endswith("_layer_scale") else f"{layer}/{leaf}"] = value
     return renamed
 

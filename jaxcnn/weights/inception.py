@@ -146,7 +146,7 @@ def _renumbered(tensors: Tensors) -> dict[str, np.ndarray]:
     The numbers go up in the order in which the layers were made, but start where the process happened to be:
     "conv2d", "conv2d_1", ... in a fresh one, "conv2d_94", ... where there was another network before.
     """
-    numbered = re.compile(r"(conv2d|batch_normalization)(?:_(\d+))?")
+    numbered = re.compile(r"(conv2d|batch_normalization)(?:_(\d{1,9}))?")
     found = {layer: match for layer in _layers(tensors) if (match := numbered.fullmatch(layer))}
     renamed = {}
     for kind in ("conv2d", "batch_normalization"):

@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import struct
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,7 @@ _VARIABLES = {
 _BATCH_NORMALIZATION = ("gamma", "beta", "moving_mean", "moving_variance")
 
 # Names that Keras gives count all layers made in a process; ours count those of the file.
-_UNNAMED = re.compile(rf"({'|'.join([*_VARIABLES, 'batch_normalization'])})(?:_(\d+))?")
+_UNNAMED = re.compile(rf"({'|'.join([*_VARIABLES, 'batch_normalization'])})(?:_(\d{{1,9}}))?")
 
 # Of Keras 1; files of VGG-16 and VGG-19 still have them: block1_conv1_W_1.
 _OLD_LEAF = re.compile(r"(?:.*_)?(W|b|gamma|beta|running_mean|running_std)(?:_\d+)?")
@@ -48,6 +49,7 @@ def read_hdf5(content: bytes) -> dict[str, np.ndarray]:
         import h5py
     except ModuleNotFoundError as error:
         raise UsageError("a file of Keras needs h5py: pip install 'jaxcnn[keras]'") from error
+    _check_texts(content)
     with h5py.File(io.BytesIO(content), "r") as file:
         # Each object once, and none that a link leads to: neither a loop nor another file is followed.
         objects: dict[str, Any] = {}
@@ -56,14 +58,51 @@ def read_hdf5(content: bytes) -> dict[str, np.ndarray]:
         top = objects["model_weights"] if root else file
         named = _legacy(top, root, objects) if _texts(top, "layer_names") else _numbered(objects)
         tensors: dict[str, np.ndarray] = {}
+        left = len(content)  # Several weights might be the same bytes.
         for (layer, weight), dataset in named:
             key = f"{layer.replace('/', '_')}/{weight}"
             if key in tensors:
-                raise UsageError(f"two layers are called {layer}")
-            tensors[key] = _values(dataset, key)
+                raise UsageError(f"two layers are called {layer:.120}")
+            tensors[key] = _values(dataset, f"{key:.120}", left)
+            left -= tensors[key].nbytes
     if not tensors:
         raise UsageError("it is an HDF5 file, but has no weights of Keras")
     return _renumbered({_depthwise(key, tensors): value for key, value in tensors.items()})
+
+
+_HEAP = re.compile(rb"GCOL\x01\0\0\0(.{8})", re.DOTALL)
+# Bytes of a text that is no name but, such as a model's configuration, read once at most; and how many such there are.
+_NAME, _LONG_TEXTS = 512, 16
+
+
+def _check_texts(content: bytes) -> None:
+    """Refuse a file that gives a long text again and again, which would take far more memory than the file has bytes.
+
+    Attributes refer to texts by the place of a heap and a number within it; HDF5 reads an attribute as a whole.
+    """
+    if (content[13:15] if content[8:9] < b"\2" else content[9:11]) != b"\x08\x08":
+        raise UsageError("it has places that are not of 8 bytes, as Keras never writes them")
+    texts, at, left = 0, 0, len(content)
+    for heap in _HEAP.finditer(content):
+        end = heap.start() + int.from_bytes(heap[1], "little")
+        if heap.start() < at or end > len(content):
+            raise UsageError("its texts overlap, or are cut off")
+        at = heap.end()
+        while at + 16 <= end:
+            number, size = (
+                int.from_bytes(content[at : at + 2], "little"),
+                int.from_bytes(content[at + 8 : at + 16], "little"),
+            )
+            if number == 0:  # What is free. HDF5 goes on behind it, and where it has no size, never.
+                if size != end - at:
+                    raise UsageError("its texts are damaged")
+                break
+            if size > _NAME:
+                texts, left = texts + 1, left - size * content.count(struct.pack("<QI", heap.start(), number))
+            if left < 0 or texts > _LONG_TEXTS:
+                raise UsageError("it has long texts again and again, as Keras never writes them")
+            at += 16 + -(-size // 8) * 8
+        at = end
 
 
 Named = list[tuple[tuple[str, str], Any]]
@@ -123,15 +162,17 @@ def _numbered(objects: dict[str, Any]) -> Named:
     return found
 
 
-def _values(dataset: Any, key: str) -> np.ndarray:
-    """Return what a dataset holds, if it lies in this file and is no larger than what is stored can be."""
+def _values(dataset: Any, key: str, most: int) -> np.ndarray:
+    """Return what a dataset holds, if it lies in this file as it is, in `most` bytes."""
     if dataset.dtype.kind not in "fiub":
         raise UsageError(f"{key} is of type {dataset.dtype}: expected numbers")
     if dataset.external or dataset.is_virtual:
         raise UsageError(f"{key} lies in another file")
-    # No compression of HDF5's gets beyond about 1 to 1000.
-    if dataset.nbytes > 4096 + 1100 * dataset.id.get_storage_size():
-        raise UsageError(f"{key} claims {dataset.nbytes} bytes and stores {dataset.id.get_storage_size()}")
+    if dataset.chunks is not None:  # Compressed, 2 MiB may be 2 GiB, and more than the shape says.
+        raise UsageError(f"{key} is compressed or in pieces, as Keras never does: h5repack -l CONTI -f NONE undoes it")
+    stored = min(dataset.id.get_storage_size(), most)
+    if dataset.nbytes > stored:
+        raise UsageError(f"{key} claims {dataset.nbytes} bytes and stores {stored}")
     return np.asarray(dataset[()])
 
 

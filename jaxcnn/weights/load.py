@@ -1,16 +1,19 @@
-"""A peer's tensors -> our variables, or an error that lists every tensor that does not fit."""
+"""A peer's tensors -> our variables, or an error that names the tensors that do not fit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers import initialisers
 from jaxcnn.models import MODELS, Model, create
 from jaxcnn.weights.peer import Names, Peer, Tensors
 
@@ -23,6 +26,7 @@ def variables_of(
     num_classes: int | EllipsisType | None,
     key: jax.Array,
     channels: int | None = None,
+    /,
     **options: Any,
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model and its variables with the peer's tensors in them.
@@ -37,7 +41,7 @@ def variables_of(
             drops the file's, True initialises those that it has not.
 
     Raises:
-        UsageError: lists all tensors that are missing, left over or of another shape.
+        UsageError: names tensors that are missing, left over or of another shape.
     """
     options = {**peer.options, **options}
     if peer.names.prepare is not None:
@@ -79,9 +83,31 @@ def images_of(model_name: str, channels: int | None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, height, width, channels or published), jnp.float32)
 
 
-def shapes_of(model: Model, images: jax.ShapeDtypeStruct) -> Shapes:
-    """Return the shape of every variable by its path, collection included."""
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+def shapes_of(model: Model, images: jax.ShapeDtypeStruct, calls: int | None = None) -> Shapes:
+    """Return the shape of every variable by its path, collection included.
+
+    Raises:
+        UsageError: the model cannot be made with its options, or makes more than `calls` calls of layers.
+    """
+    made = 0
+
+    def count(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal made
+        made += 1
+        if calls is not None and made > calls:
+            raise UsageError(
+                f"the options ask for a {type(model).__name__} of more layers than its file has tensors for"
+            )
+        return call(*args, **kwargs)
+
+    try:
+        with nn.intercept_methods(count), initialisers.recording():  # nothing is drawn
+            variables = jax.eval_shape(partial(nn.Module.init, model), jax.random.key(0), images)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"no {type(model).__name__} can be made with these options ({why})") from error
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
@@ -116,13 +142,18 @@ def _fit(peer: Peer, tensors: Tensors, shapes: Shapes) -> dict[str, np.ndarray]:
         else:
             values[path] = value.astype(np.float32)
     problems = [
-        f"{len(names)} {what}: {'; '.join(names)}"
+        f"{len(names)} {what}: {listed(names)}"
         for what, names in (("missing", missing), ("left over", sorted(left)), ("of the wrong shape", wrong))
         if names
     ]
     if problems:
         raise UsageError(f"the tensors are not those of {peer.model}: " + ". ".join(problems))
     return values
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of a list of names, which may be long and many, for a message."""
+    return "; ".join(f"{name:.120}" for name in names[:8]) + "; ..." * (len(names) > 8)
 
 
 def _by(shape: tuple[int, ...]) -> str:

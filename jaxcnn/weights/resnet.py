@@ -33,7 +33,7 @@ def _without_biases(tensors: Tensors) -> dict[str, np.ndarray]:
     folded = keras_variances(tensors)
     for name in tensors:
         mean = re.sub(r"_conv/bias$", "_bn/moving_mean", name)
-        if mean != name and mean in tensors:
+        if mean != name and mean in tensors and np.shape(tensors[mean]) == np.shape(tensors[name]):
             folded[mean] = tensors[mean] - folded.pop(name)
     return folded
 

@@ -1,6 +1,5 @@
 """Where tensors come from: a file of any known format, or a dict of arrays."""
 
-import json
 import pickle
 import struct
 import zipfile
@@ -12,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcnn.errors import UsageError, nearest
+from jaxcnn.files import parse_json
 from jaxcnn.weights import keras_file, torch_file
 from jaxcnn.weights.peer import Tensors
 
@@ -77,6 +77,8 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Tensors, dict[str, str
 
 
 def _content(path: Path) -> bytes:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # A FIFO would be waited for, a device read for ever.
+        raise UsageError(f"{path} is no regular file: expected a file of weights")
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -134,8 +136,8 @@ def _read_safetensors(content: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
             raise UsageError(f"{name} is of type {tensor['dtype']}: expected {', '.join(_SAFETENSORS_TYPES)}")
         dtype = np.dtype(_SAFETENSORS_TYPES[tensor["dtype"]])
         tensors[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")], "its header")
+    return tensors, header.get("__metadata__") or {}
 
 
 def _named(found: Any, what: str, to_array: Callable[[Any, str], np.ndarray]) -> dict[str, np.ndarray]:

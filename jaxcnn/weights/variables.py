@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import jax
@@ -11,12 +12,12 @@ import numpy as np
 from flax import traverse_util
 
 from jaxcnn.errors import UsageError
-from jaxcnn.files import write_atomically
+from jaxcnn.files import parse_json, write_atomically
 from jaxcnn.models import MODELS, checked_options, create
 from jaxcnn.models import options as options_of
 from jaxcnn.parts import is_reference
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.weights.load import images_of, shapes_of
+from jaxcnn.weights.load import Shapes, images_of, listed, shapes_of
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -71,7 +72,7 @@ def save(
     *,
     model: str | None = None,
     options: Mapping[str, Any] | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing | EllipsisType | None = ...,
     class_names: Sequence[str] | None = None,
 ) -> None:
     """Write variables as safetensors, whole or not at all; `load("jaxcnn", path)` reads them.
@@ -84,7 +85,7 @@ def save(
         variables: of a model. Those of `load` know the rest, which is left out then.
         model: name of the model.
         options: the model's; None: its defaults.
-        preprocessing: of the images.
+        preprocessing: of the images; None: they come from no image files, as those of two channels do.
         class_names: of the logits, in their order.
 
     Raises:
@@ -94,9 +95,11 @@ def save(
 
     if isinstance(variables, Variables):
         model, options = model or variables.model, variables.options if options is None else options
-        preprocessing, class_names = preprocessing or variables.preprocessing, class_names or variables.class_names
-    missing = [f"{name}=" for name, value in (("model", model), ("preprocessing", preprocessing)) if value is None]
-    if model is None or preprocessing is None:
+        class_names = class_names or variables.class_names
+        if preprocessing is ... and variables.preprocessing is not None:
+            preprocessing = variables.preprocessing
+    missing = ["model="] * (model is None) + ["preprocessing="] * (preprocessing is ...)
+    if model is None or isinstance(preprocessing, EllipsisType):
         raise UsageError(f"the variables do not know what they are for: give save {' and '.join(missing)} too")
     own = is_reference(model)
     if not own:
@@ -112,14 +115,12 @@ def save(
     shapes = {name: array.shape for name, array in tensors.items()}
     _, wrong = (None, []) if own else fitting_channels(model, options or {}, shapes)
     if wrong:
-        raise UsageError(
-            f"these are not the variables of {model}: {len(wrong)} are missing or differ: {'; '.join(wrong)}"
-        )
+        raise UsageError(f"these are not the variables of {model}: {len(wrong)} are missing or differ: {listed(wrong)}")
     metadata = {
         "format": "jaxcnn",
         "model": model,
         "options": json.dumps(dict(options or {})),
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": "null" if preprocessing is None else preprocessing.to_json(),
     }
     if class_names is not None:
         metadata["class_names"] = json.dumps(list(class_names))
@@ -144,15 +145,18 @@ def facts(metadata: Mapping[str, str]) -> Facts | None:
     """
     if metadata.get("format") != "jaxcnn":
         return None
-    try:
-        options, class_names = json.loads(metadata["options"]), json.loads(metadata.get("class_names", "null"))
-        model, preprocessing = metadata["model"], Preprocessing.from_json(metadata["preprocessing"])
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"the metadata of the file are damaged: {error}") from error
-    if not isinstance(options, dict) or not isinstance(class_names, list | None):
-        raise UsageError("the metadata of the file are damaged: expected options by name and a list of class names")
+    if missing := [name for name in ("model", "options", "preprocessing") if name not in metadata]:
+        raise UsageError(f"the metadata lack {missing[0]}")
+    model, given = metadata["model"], metadata["preprocessing"]
+    options = parse_json(metadata["options"], "what the metadata have as options")
+    preprocessing = None if given == "null" else Preprocessing.from_json(given)
+    class_names = None
+    if "class_names" in metadata:
+        class_names = parse_json(metadata["class_names"], "what the metadata have as class names", list)
+        if not all(isinstance(name, str) for name in class_names):
+            raise UsageError("what the metadata have as class names holds other values than texts")
     if not is_reference(model):
-        checked_options(model, options)
+        options = checked_options(model, options)
     return Facts(model, options, preprocessing, class_names)
 
 
@@ -162,15 +166,29 @@ def fitting_channels(
     """Return the channels of images that variables of these shapes are for, and which of them fit none.
 
     The head and auxiliary heads are not looked at: they may have any number of classes, or not be there.
+
+    Raises:
+        UsageError: the options ask for many more layers than there are variables.
     """
     no_aux = {"aux_heads": False} if "aux_heads" in options_of(model) else {}
     backbone = create(model, num_classes=None, **{**options, **no_aux})
     published = MODELS[model].input_shape[2]
-    found: dict[int, list[str]] = {}
-    for channels in dict.fromkeys((published, 3, 1)):
-        expected = shapes_of(backbone, images_of(model, channels))
-        found[channels] = [path for path, shape in expected.items() if shapes.get(path) != shape]
-        if not found[channels]:
-            break
-    best = min(found, key=lambda channels: len(found[channels]))
-    return best, found[best]
+
+    def expected(channels: int) -> Shapes:
+        return shapes_of(backbone, images_of(model, channels), calls=100 + 10 * len(shapes))
+
+    def wrong(expected: Shapes) -> list[str]:
+        return [path for path, shape in expected.items() if shapes.get(path) != shape]
+
+    as_published = expected(published)
+    differ = wrong(as_published)
+    if not 1 <= len(differ) <= 8:  # The channels are known to the first layers alone.
+        return published, differ
+    # Where a shape grows with the channels, that in the file says how many there are.
+    more = expected(published + 1)
+    for path in differ:
+        of_one, found = as_published[path], shapes.get(path, ())
+        if of_one != more[path] and len(found) == len(of_one):
+            channels = next(size for size, a, b in zip(found, of_one, more[path], strict=True) if a != b)
+            return channels, wrong(expected(channels))
+    return published, differ

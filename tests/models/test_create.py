@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxcnn.models
+from jaxcnn import ModelConfig
 from jaxcnn.errors import UsageError
 from jaxcnn.models import FAMILIES, MODELS, _joined, checked_options, create, family_of, options
 
@@ -53,10 +54,10 @@ def test_options_of_a_model():
             "unknown activation of lenet5 '3': valid choices are relu, tanh",
         ),
         ({"name": "lenet5", "pad": "yes"}, "pad of lenet5 is 'yes': expected True or False"),
-        ({"name": "resnet20", "width": 0}, "width of resnet20 is 0: expected an integer >= 1"),
+        ({"name": "resnet20", "width": 0}, "width of resnet20 is 0: expected an integer of 1 to 65536"),
         (
             {"name": "resnet20", "depths": (3, 0)},
-            "depths of resnet20 is (3, 0): expected integers of at least 1",
+            "depths of resnet20 is (3, 0): expected 1 to 64 integers of 1 to 65536",
         ),
         ({"name": "resnet20", "num_classes": 0}, "num_classes=0: expected an integer of at least 1, or None"),
         (
@@ -93,6 +94,16 @@ def test_what_every_model_has_is_no_option(option, message):
     if option not in ("num_classes", "dtype"):
         with pytest.raises(UsageError, match=re.escape(message)):
             create("resnet20", **{option: 3})
+
+
+@pytest.mark.parametrize("name", ["resnet20", "nets.py:tiny"])
+@pytest.mark.parametrize("option", ["num_classes", "dtype", "axis_name"])
+def test_what_an_experiment_has_a_field_for_is_no_option(name, option):
+    """`--model.options num_classes 3` was a TypeError for a model of ours; for a user's it won over the field."""
+    with pytest.raises(UsageError) as error:
+        ModelConfig(name=name, options={option: 3})
+    expected = f"model.options has {option}, which is no option but a setting of its own"
+    assert str(error.value) == expected + (f": give model.{option}" if option != "axis_name" else "")
 
 
 def test_checked_options_are_those_that_create_takes():

@@ -1,4 +1,4 @@
-"""What a compiled program says of itself: what crosses devices, and how much memory it takes."""
+"""What a program says of itself: what crosses devices, how much memory it takes, and what has no order."""
 
 import math
 import re
@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|collective-broadcast|ragged-all-to-all|all-to-all"
 # `%name = f32[2,64]{1,0} all-reduce(...)`, or `(f32[2]{0}, s32[]) all-reduce-start(...)`.
 _COLLECTIVE = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (?P<result>.+?) (?P<kind>{_KINDS})(?:-start)?\(", re.MULTILINE)
+# `"stablehlo.scatter"(%0, %1) <{..., unique_indices = false}> ({`, what adds up, and `}) : (...) -> tensor<4xf32>`.
+_SCATTER = re.compile(
+    r'"stablehlo\.(?P<kind>scatter|select_and_scatter)"\((?P<attributes>[^\n]*)'
+    r"\(\{.*?\n *\}\) : [^\n]* -> (?P<result>[^\n]*)",
+    re.DOTALL,
+)
 _ARRAY = re.compile(r"\b(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<sizes>[\d,]*)\]")
 
 
@@ -54,6 +60,21 @@ def _bytes(result: str) -> int:
         count = math.prod(int(size) for size in array["sizes"].split(",") if size)
         total += count * max(8, int(array["bits"] or 8)) // 8
     return total
+
+
+def unordered_of(text: str) -> list[str]:
+    """Return the operations of a StableHLO module that may add up floats in any order, and so to other bits.
+
+    A select-and-scatter may; a scatter where its indices may be equal. Sums of whole numbers are the same in any order.
+
+    >>> unordered_of('%2 = "stablehlo.scatter"(%0, %1) <{unique_indices = false}> ({\\n }) : (x) -> tensor<4xf32>')
+    ['scatter tensor<4xf32>']
+    """
+    return [
+        f"{match['kind']} {match['result']}"
+        for match in _SCATTER.finditer(text)
+        if "unique_indices = true" not in match["attributes"] and re.search(r"f\d+|complex", match["result"])
+    ]
 
 
 def memory(compiled: Any) -> Memory:

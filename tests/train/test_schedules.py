@@ -86,14 +86,33 @@ def test_warmup_leaves_boundaries_where_they_are_and_shortens_cosine():
     np.testing.assert_allclose(values([20, 50, 100], cosine), expected, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("each", EACH, ids=kind_of)
-def test_traced_steps_give_the_same_float32(each):
-    schedule = make_schedule(each, 0.1, 100)
-    steps = jnp.arange(100, dtype=jnp.int32)
-    traced = jax.jit(jax.vmap(schedule))(steps)
-    assert traced.dtype == jnp.float32
-    np.testing.assert_allclose(traced, [schedule(int(step)) for step in steps], rtol=2e-5, atol=1e-8)
-    assert np.all(np.asarray(traced) > 0)
+# And with a warm-up, where there may be one.
+WARMED = [*EACH, *(replace(each, warmup_steps=10) for each in EACH if not isinstance(each, OneCycle))]
+
+
+@pytest.mark.parametrize("each", WARMED, ids=repr)
+def test_a_step_may_be_any_whole_number(each):
+    """Python's, NumPy's, JAX's or traced; a Python int once was divided by, as 1 + 0.1 * (step - 10) / 1 may be 0."""
+    steps = np.arange(100)
+    for decay_rate in (None, 1.0, 10.0) if isinstance(each, InverseTimeDecay) else (None,):
+        config = each if decay_rate is None else replace(each, decay_rate=decay_rate, decay_steps=1)
+        schedule = make_schedule(config, 0.1, 100)
+        traced = np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32)))
+        assert np.isfinite(traced).all() and (traced[1:] > 0).all()
+        for step in (0, 1, 5, 9, 10, 11, 50, 99):
+            kinds = (step, np.int32(step), np.int64(step), np.uint8(step), jnp.int32(step))
+            found = [schedule(kind) for kind in kinds]
+            assert {(rate.dtype, rate.shape, float(rate)) for rate in found} == {
+                (np.dtype(np.float32), (), float(found[0]))
+            }
+            np.testing.assert_allclose(traced[step], found[0], rtol=2e-5, atol=1e-8)
+
+
+def test_the_rise_of_one_cycle_is_of_the_number_as_it_is_written():
+    """In floats 0.29 of 100 are 28.999999999999996, and 0.57 of 100 are 56.99999999999999."""
+    for rise in (0.01, 0.07, 0.28, 0.29, 0.55, 0.56, 0.57, 0.58, 0.99):
+        rates = jax.vmap(make_schedule(OneCycle(rise=rise), 0.1, 100))(jnp.arange(100))
+        assert int(jnp.argmax(rates)) == round(100 * rise)
 
 
 def _plateau_rates(config, losses, total_steps=100):

@@ -137,9 +137,37 @@ def test_a_shape_that_is_not_stored_is_refused(tmp_path):
     with h5py.File(path, "a") as file:
         del file["a"].attrs["weight_names"]
         file["a"].attrs["weight_names"] = [b"bias"]
-        file["a"].create_dataset("bias", (1 << 40,), np.float32, chunks=(1 << 20,), compression="gzip")
-    with pytest.raises(UsageError, match="claims"):
+        file["a"].create_dataset("bias", (1 << 40,), np.float32)
+    with pytest.raises(UsageError, match="a/bias claims 4398046511104 bytes and stores 0"):
         read(path)
+
+
+def test_what_is_compressed_or_in_pieces_is_refused(tmp_path):
+    for options in ({"compression": "gzip"}, {"chunks": (1,)}, {"maxshape": (None,)}):
+        path = legacy(tmp_path / "bad.h5", {"a": {"bias": np.ones(2, np.float32)}})
+        with h5py.File(path, "a") as file:
+            del file["a/bias"]
+            file["a"].create_dataset("bias", data=np.ones(2, np.float32), **options)
+        with pytest.raises(UsageError, match=r"a/bias is compressed or in pieces, .* h5repack -l CONTI -f NONE"):
+            read(path)
+
+
+def test_weights_that_are_the_same_bytes_are_no_more_than_the_file_has(tmp_path):
+    path = legacy(tmp_path / "bad.h5", {"a": {"b/kernel": np.full(10_000, 7, np.float32)}})
+    with h5py.File(path, "a") as file:  # b/kernel of the layer a, and kernel of the layer a/b
+        del file.attrs["layer_names"]
+        file.attrs["layer_names"] = [b"a", b"a/b"]
+        file["a/b"].attrs["weight_names"] = [b"kernel"]
+    with pytest.raises(UsageError, match="a_b/kernel claims 40000 bytes and stores"):
+        read(path)
+
+
+def test_a_model_with_its_long_configuration_is_read(tmp_path):
+    """As `model.save` writes it: one long text, read by nobody."""
+    path = legacy(tmp_path / "model.h5", {"a": {"bias": np.ones(2)}})
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = "x" * 60_000
+    assert set(read(path)[0]) == {"a/bias"}
 
 
 def test_the_extra_is_named(monkeypatch, tmp_path):
@@ -147,4 +175,15 @@ def test_the_extra_is_named(monkeypatch, tmp_path):
     path = tmp_path / "a.h5"
     path.write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(UsageError, match=r"pip install 'jaxcnn\[keras\]'"):
+        read(path)
+
+
+def test_a_heap_of_texts_that_has_no_end_is_refused(tmp_path):
+    """HDF5 2.0 never gets beyond free space of size 0."""
+    path = tmp_path / "bad.h5"
+    content = bytearray(gzip.decompress((FILES / "made.h5.gz").read_bytes()))
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="its texts are damaged"):
         read(path)

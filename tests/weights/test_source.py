@@ -2,6 +2,7 @@
 
 import collections
 import gzip
+import os
 import tarfile
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_what_is_no_file_of_weights(tmp_path, monkeypatch):
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
     with tarfile.open(tmp_path / "old.pth", "w") as archive:
         archive.add(tmp_path / "lfs.pth", "tensors")
+    os.mkfifo(tmp_path / "pipe.pth")
     for name, message in (
         ("resnet5.pth", rf"there is no file {tmp_path}/resnet5.pth: did you mean {tmp_path}/resnet50.pth\?"),
         ("none/resnet50.pth", "there is no file"),
@@ -124,6 +126,8 @@ def test_what_is_no_file_of_weights(tmp_path, monkeypatch):
         ("empty.pth", "is empty"),
         ("lfs.pth", "a pointer of git-lfs"),
         ("old.pth", "is a tar file"),
+        ("pipe.pth", "is no regular file"),
+        ("/dev/zero", "is no regular file"),
     ):
         with pytest.raises(UsageError, match=message):
             read(tmp_path / name)

@@ -146,6 +146,9 @@ def test_a_dict_of_our_own_names(plain):
 
 
 def test_our_own_files_that_are_refused(file, plain, tmp_path):
+    for option in ("channels", "tensors", "name"):
+        with pytest.raises(UsageError, match=f"unknown option of resnet20 '{option}'"):
+            load("jaxcnn", file, **{option: 3})
     with pytest.raises(UsageError, match="holds weights of resnet20, not of resnet18"):
         load("jaxcnn/resnet18", file)
     with pytest.raises(UsageError, match=r"missing: .*stage2/block1/shortcut/conv/kernel|left over"):
@@ -155,15 +158,29 @@ def test_our_own_files_that_are_refused(file, plain, tmp_path):
     path = tmp_path / "bad.safetensors"
     for changed, message in (
         ({"model": "resnet21"}, "unknown model 'resnet21'"),
-        ({"options": "["}, "metadata of the file are damaged"),
-        ({"options": "[]"}, "metadata of the file are damaged"),
+        ({"options": "["}, "what the metadata have as options is not valid JSON"),
+        ({"options": "[]"}, "what the metadata have as options holds a list: expected values by name"),
+        ({"options": "[" * 200_000}, "as options is nested deeper than"),
+        ({"options": '{"a":' * 200_000 + "1" + "}" * 200_000}, "as options is nested deeper than"),
         ({"options": '{"shortcut": 3}'}, "shortcut"),
-        ({"preprocessing": "{"}, "preprocessing"),
-        ({"class_names": "3"}, "list of class names"),
+        ({"options": '{"depths": [100000]}'}, "expected 1 to 64 integers of 1 to 65536"),
+        ({"options": f'{{"depths": {[65536] * 64}}}'}, "ask for a ResNet of more layers than its file has tensors for"),
+        ({"preprocessing": "{"}, "the preprocessing is not valid JSON"),
+        ({"preprocessing": "[" * 200_000}, "the preprocessing is nested deeper than"),
+        ({"preprocessing": '{"size": [40000, 40000]}'}, "expected sides up to 4096 pixels"),
+        ({"preprocessing": '{"resize": 10000000}'}, "expected sides up to 4096 pixels"),
+        ({"class_names": "3"}, "as class names holds an? int: expected a list"),
+        ({"class_names": "[3]"}, "as class names holds other values than texts"),
+        ({"class_names": "[" * 200_000}, "as class names is nested deeper than"),
         ({"format": "pt"}, "does not say which model"),
     ):
         path.write_bytes(to_bytes(tensors, good | changed))
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(UsageError, match=message) as error:
+            load("jaxcnn", path)
+        assert len(str(error.value)) < 500
+    for missing in ("model", "options", "preprocessing"):
+        path.write_bytes(to_bytes(tensors, {name: value for name, value in good.items() if name != missing}))
+        with pytest.raises(UsageError, match=f"{path} is refused: the metadata lack {missing}"):
             load("jaxcnn", path)
 
 
@@ -194,14 +211,19 @@ def test_the_tag_decides_how_images_are_prepared(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("lenet5", (28, 28, 3)), ("resnet20", (32, 32, 1)), ("unet_same", (16, 16, 1))]
+    ("name", "shape"),
+    [("lenet5", (28, 28, 3)), ("lenet5", (28, 28, 2)), ("resnet20", (32, 32, 4)), ("unet_same", (16, 16, 1))],
 )
 def test_images_may_have_other_channels_than_published(name, shape, tmp_path):
-    variables = create(name, num_classes=4).init(jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    save(tmp_path / "file.safetensors", variables, model=name, preprocessing=PREPARED)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    like = jax.eval_shape(lambda key: create(name, num_classes=4).init(key, images), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(1), leaf.shape), like)
+    save(tmp_path / "file.safetensors", variables, model=name, preprocessing=None)
     model, found = load("jaxcnn", tmp_path / "file.safetensors")
-    assert model.num_classes == 4
+    assert model.num_classes == 4 and found.preprocessing is None
     equal(found, variables)
+    with pytest.raises(UsageError, match="give save preprocessing= too"):
+        save(tmp_path / "again.safetensors", found)
 
 
 def test_what_load_could_not_read_is_not_written(plain, tmp_path):

@@ -1,7 +1,8 @@
-"""Max pooling whose gradient is fast on the CPU; elsewhere it is XLA's `reduce_window`.
+"""Max pooling whose gradient is fast on the CPU, and adds in one order on GPUs; else it is XLA's `reduce_window`.
 
-XLA's CPU compiler makes the gradient of a scatter with four index arrays. Here the place of each window's maximum is
-one small integer, and every input position looks at the windows that it lies in.
+XLA's gradient is a select-and-scatter. Its CPU compiler makes that of a scatter with four index arrays, its GPU
+compiler of one that adds where windows overlap in whatever order its threads come. Here the place of each window's
+maximum is one small integer, and every input position looks at the windows that it lies in.
 """
 
 import functools
@@ -63,7 +64,7 @@ def _lowest(dtype: np.dtype) -> np.ndarray:
     return np.array(-np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min, dtype)
 
 
-# On the CPU ----------------------------------------------------------------------------------------------------------
+# By comparing --------------------------------------------------------------------------------------------------------
 
 
 def _seen(x: Array, windows: Windows, beyond: np.ndarray) -> Iterator[Array]:
@@ -96,7 +97,7 @@ def _cpu_picked(dx: Array, x: Array, windows: Windows) -> Array:
     )
 
 
-def _cpu_placed(dy: Array, x: Array, windows: Windows) -> Array:
+def _looked_up(dy: Array, x: Array, windows: Windows) -> Array:
     """Return, for each input position, the sum of dy over the windows whose largest value it is.
 
     Positions count from the first padded one on, in blocks of `strides`. A window begins at the beginning of a block
@@ -139,7 +140,7 @@ def _batched(primitive: Primitive, operands, axes, *, windows: Windows):
 _max = platform_primitive("max_pool", xla_max, _cpu_max, _batched)
 # The derivative, linear in the first operand: what lay at the places of the maxima, and its transpose.
 _picked = platform_primitive("max_pool_picked", _xla_picked, _cpu_picked, _batched)
-_placed = platform_primitive("max_pool_placed", _xla_placed, _cpu_placed, _batched)
+_placed = platform_primitive("max_pool_placed", _xla_placed, _looked_up, _batched, ("cpu", "cuda", "rocm"))
 
 
 def _max_jvp(primals: tuple, tangents: tuple, *, windows: Windows):

@@ -1,6 +1,6 @@
-"""JAX primitives of which the CPU has a program of its own, and all other platforms XLA's."""
+"""JAX primitives of which the CPU, and where need be others, have a program of their own, and all others XLA's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -10,10 +10,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 
-def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: Callable) -> Primitive:
+def platform_primitive(
+    name: str, reference: Callable, own: Callable, batch: Callable, platforms: Sequence[str] = ("cpu",)
+) -> Primitive:
     """Return a primitive that does what `reference` does.
 
-    Programs for the CPU do it by `on_cpu` where all sizes are known and none is zero. Both take arrays, and by name
+    Programs for `platforms` do it by `own` where all sizes are known and none is zero. Both take arrays, and by name
     what is known when a program is traced. `batch` maps the primitive, its first argument, over an axis of its
     operands, as JAX's batchers do. Derivatives are for the caller to add.
     """
@@ -26,7 +28,7 @@ def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: 
 
     def where_sizes_are_known(*operands: jax.Array, **static: Any) -> jax.Array:
         known = all(isinstance(size, int) and size > 0 for x in operands for size in x.shape)
-        return (on_cpu if known else reference)(*operands, **static)
+        return (own if known else reference)(*operands, **static)
 
     def call(*operands: jax.Array, **static: Any) -> jax.Array:
         with jax.disable_jit(False):  # one operation is compiled where none are compiled together, as lax's own
@@ -36,7 +38,9 @@ def platform_primitive(name: str, reference: Callable, on_cpu: Callable, batch: 
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = partial(batch, primitive)
     mlir.register_lowering(primitive, mlir.lower_fun(reference, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(where_sizes_are_known, multiple_results=False), platform="cpu")
+    for platform in platforms:
+        lowering = mlir.lower_fun(where_sizes_are_known, multiple_results=False)
+        mlir.register_lowering(primitive, lowering, platform=platform)
     return primitive
 
 
