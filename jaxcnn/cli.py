@@ -92,8 +92,7 @@ class Train(OfExperiment):
     quiet: bool = False
     """Show no progress."""
     code: tuple[str, ...] = ()
-    """With --resume: folders and installed packages that the run's own parts (nets.py:tiny) may be imported from,
-    beside the working folder."""
+    """With --resume: folders and packages that the run's own parts (nets.py:tiny) may be imported from, too."""
     accept_program: bool = False
     """With --resume: go on even where code has changed what the run computes."""
 
@@ -134,8 +133,7 @@ class _OfRun(Command):
     checkpoint: Literal["last", "best"] = "last"
     """The newest, or the best on the validation split."""
     code: tuple[str, ...] = ()
-    """Folders and installed packages that the run's own parts (nets.py:tiny) may be imported from, beside the working
-    folder."""
+    """Folders and packages beside the working folder that the run's own parts (nets.py:tiny) may be imported from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,13 +222,11 @@ class Summary(Command):
         from jaxcnn.runs.build import find_model
 
         published = MODELS[self.name].input_shape if self.name in MODELS else (224, 224, 3)
-        model = find_model(
-            ModelConfig(name=self.name, num_classes=self.num_classes, options=self.options), Finder(), None
-        )
+        config = ModelConfig(name=self.name, num_classes=self.num_classes, options=self.options)
+        model = find_model(config, Finder(), None)
         if len(self.input) not in (0, 1, 3):
-            raise UsageError(
-                f"--input is {' '.join(map(str, self.input))}: expected a side, or height, width, channels"
-            )
+            given = " ".join(map(str, self.input))
+            raise UsageError(f"--input is {given}: expected a side, or height, width, channels")
         shape = (self.input * 2 + published[2:] if len(self.input) == 1 else self.input) or published
         found = (summary.stage_rows if self.stages else summary.summarize)(model, shape)
 

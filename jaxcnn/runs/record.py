@@ -134,15 +134,11 @@ class Record:
             trainer.data.restore_bad(self.position.bad_examples)
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
             path = folder.checkpoints.path(int(state.step))
-            raise RunError(
-                f"the position in {path} was written by another version of jaxcnn ({line(error)})"
-            ) from error
+            raise RunError(f"the position in {path} is of another version of jaxcnn ({line(error)})") from error
         logged = sum(row["step"] <= self.position.step for row in folder.rows)
         if logged < self.position.rows:
-            raise RunError(
-                f"{folder.path}/metrics.jsonl has {logged} rows up to step {self.position.step}, {self.position.rows} "
-                "were written: put it back, or remove the folder to train anew"
-            )
+            lost = f"{folder.path}/metrics.jsonl has {logged} of {self.position.rows} rows"
+            raise RunError(f"{lost} up to step {self.position.step}: put it back, or remove the folder to train anew")
         return state, wait
 
     def _open(self) -> None:
@@ -268,9 +264,7 @@ class Record:
                 "params_sha256": params_sha256(state.params),
                 "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             }
-            if position.ended:
-                result["ended"] = position.ended
-            self.note("finished", **result)
+            self.note("finished", **result, **({"ended": position.ended} if position.ended else {}))
         return metrics
 
     @contextlib.contextmanager
@@ -375,9 +369,8 @@ def check_data(folder: RunFolder, data: Any, weights_sha256: str | None = None) 
     Raises:
       UsageError: they are others.
     """
-    if not folder.has("data"):
+    if not (values := folder.find("data")):
         return
-    values = folder.read("data")
     if weights_sha256 not in (None, values.get("weights_sha256")):
         raise UsageError(f"{folder.path}: model.weights does not hold the weights it began with")
     saved = values.get("sha256")

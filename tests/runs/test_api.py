@@ -295,7 +295,7 @@ def test_a_lost_log_is_noticed(unfinished):
     for left in ("", rows[0], "".join(rows[:2])):
         path.write_text(left)
         with pytest.raises(
-            RunError, match=r"metrics.jsonl has \d rows up to step 12, \d were written: put it back, or"
+            RunError, match=r"metrics.jsonl has \d of \d rows up to step 12: put it back, or"
         ):
             runs.resume(unfinished.path, progress=False)
         assert path.read_text() == left
@@ -334,7 +334,7 @@ def test_what_other_versions_wrote_is_named(unfinished, monkeypatch):
     unfinished.folder.write("data", saved)
     fewer = make_dataclass("Fewer", [("step", int, 0)], frozen=True)
     monkeypatch.setattr(record, "Position", fewer)
-    with pytest.raises(RunError, match=r"position in .*00000012 was written by another version .*unknown field 'sums'"):
+    with pytest.raises(RunError, match=r"position in .*00000012 is of another version .*unknown field 'sums'"):
         runs.resume(unfinished.path)
 
 
