@@ -99,7 +99,8 @@ MODELS = {
 # Minutes together, and each has another of its kind among those that are always tried.
 OF_A_KIND = (
     *("googlenet_bn", "inception_resnet_v2", "efficientnet_same", "fcn8s_learned_upsampling", "resnet_v1_C"),
-    *("resnet_v2_keras", "mobilenet_v1_same", "densenet_cifar"),
+    *("resnet_v2_keras", "mobilenet_v1_same", "densenet_cifar", "inception_v4", "fcn32s", "fcn_resnet", "mnasnet"),
+    *("resnet_dilated", "regnet_x", "caffenet"),
 )
 each_model = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in OF_A_KIND else name for name in MODELS]
@@ -195,7 +196,7 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < distance(half, exact) < 0.02
 
 
-@pytest.mark.parametrize(("name", "size"), [("wrn_16_4", 32), ("vgg11_bn", 64)])
+@pytest.mark.parametrize(("name", "size"), [("wrn_16_4", 32), pytest.param("vgg11_bn", 64, marks=pytest.mark.slow)])
 def test_bfloat16_at_full_width(name, size):
     # Where XLA's CPU compiler fused convolutions wrongly; the small networks do not show it.
     model, x = create(name), images((size, size, 3), n=2)

@@ -306,6 +306,7 @@ KERAS_ROWS = {
 OTHERS = ("Faster R-CNN", "RetinaNet", "SSD300", "WaveNet")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_reference_table():
     path = Path(__file__).parents[2].parent / "shared/reference/architectures.csv"

@@ -294,9 +294,7 @@ def test_a_lost_log_is_noticed(unfinished):
     rows = path.read_text().splitlines(keepends=True)
     for left in ("", rows[0], "".join(rows[:2])):
         path.write_text(left)
-        with pytest.raises(
-            RunError, match=r"metrics.jsonl has \d of \d rows up to step 12: put it back, or"
-        ):
+        with pytest.raises(RunError, match=r"metrics.jsonl has \d of \d rows up to step 12: put it back, or"):
             runs.resume(unfinished.path, progress=False)
         assert path.read_text() == left
     path.write_text("".join(rows[:-1]))  # of the end, which comes again
