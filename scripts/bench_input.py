@@ -7,6 +7,7 @@ A source is a folder of images, at any depth, a tar of them or a folder of tars.
 out in a temporary folder; the peers only the JPEG files. Measured in turns, each from a fresh start and warm:
 
     bare               random resized crop: the decoder alone in plain threads, bytes in memory and boxes drawn before
+    by_hand            the same with what no pipeline can leave out: files are read, boxes drawn, batches written
     ours               random resized crop: the streaming pipeline, from the files to uint8 batches on the host
     raw, jpeg          the same from the two kinds of cache, whose images have a short side of `--resize`
     *_crop             short side to `--resize`, then a random crop: on a cache, a crop alone
@@ -36,7 +37,7 @@ import bench_tools
 from bench_peer import Process
 from bench_tools import Counter
 from input_files import Files, lay_out
-from input_ours import Setting, Stored, decode_rate, pipeline, pipeline_rate
+from input_ours import Setting, Stored, by_hand_rate, decode_rate, pipeline, pipeline_rate
 
 from jaxcnn import backend
 from jaxcnn.data.crops import RandomResizedCrop, ScaleJitter, TrainCrop
@@ -51,6 +52,8 @@ _RATIOS = (
     ("ours", "tf"),
     ("ours", "torch"),
     ("ours", "bare"),
+    ("ours", "by_hand"),
+    ("by_hand", "bare"),
     ("raw", "ours"),
     ("raw_crop", "ours_crop"),
     ("jpeg", "ours"),
@@ -58,7 +61,7 @@ _RATIOS = (
 )
 # Beside those that every environment lists.
 _PACKAGES = ("simplejpeg", "opencv-python-headless", "pillow")
-_OUR_WAYS = 7
+_OUR_WAYS = 8
 _TF_WAYS = ("tf_fixed", "tf_autotune")
 # Images after which memory is looked at.
 _LOOKS = (2_000, 5_000, 10_000, 20_000)
@@ -156,7 +159,10 @@ def our_rates(files: Files, folder: Path, setting: Setting, resize: int) -> tupl
     # Caches hold no image larger than its source: a crop is to be one without resizing.
     short_side = max(setting.size, min(resize, files.about["median_short_side"]))
     crops: dict[str, TrainCrop] = {"": RandomResizedCrop(), "_crop": ScaleJitter(short_side=(short_side, short_side))}
-    rates: dict[str, Rate] = {"bare": partial(decode_rate, files.encoded, files.sizes, setting)}
+    rates: dict[str, Rate] = {
+        "bare": partial(decode_rate, files.encoded, files.sizes, setting),
+        "by_hand": partial(by_hand_rate, files.stored, setting),
+    }
     for suffix, crop in crops.items():
         rates |= {name + suffix: partial(pipeline_rate, store, setting, crop) for name, store in stores.items()}
     return rates, {

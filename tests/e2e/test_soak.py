@@ -1,4 +1,4 @@
-"""20,000 steps of streamed training under random signals: the bits of a run left alone, and a process that does not grow."""
+"""20,000 streamed steps under random signals: the bits of a run left alone, and a process that does not grow."""
 
 import random
 import signal

@@ -69,7 +69,15 @@ def test_the_document(bench, folder, tar, tmp_path, capsys, monkeypatch):
     assert found["settings"] == {"repeats": 2, "resize": 24, **SETTING, "warm_up": 2} and found["peers"] == {}
     assert list(found["sources"]) == sources
     ours = {name + suffix for name in ("ours", "raw", "jpeg") for suffix in ("", "_crop")}
-    ratios = {"ours/bare", "raw/ours", "raw_crop/ours_crop", "jpeg/ours", "jpeg_crop/ours_crop"}
+    ratios = {
+        "ours/bare",
+        "ours/by_hand",
+        "by_hand/bare",
+        "raw/ours",
+        "raw_crop/ours_crop",
+        "jpeg/ours",
+        "jpeg_crop/ours_crop",
+    }
     for source, row in found["sources"].items():
         assert row["memory"] == {"growth": "folder" if source == str(folder) else "tar"}
         counts = {name: row["files"][name] for name in ("image_files", "measured", "jpegs_for_peers", "unreadable")}
@@ -78,7 +86,7 @@ def test_the_document(bench, folder, tar, tmp_path, capsys, monkeypatch):
         assert row["crop_from_short_side"] == 24 and row["errors"] == {}
         assert row["bytes"]["raw"] > 6 * 3 * 24 * 24
     for row in (*found["sources"].values(), found["all"]):
-        assert set(row["images_per_second"]) == {"bare", *ours} and set(row["ratios"]) == ratios
+        assert set(row["images_per_second"]) == {"bare", "by_hand", *ours} and set(row["ratios"]) == ratios
         for values in (*row["images_per_second"].values(), *row["ratios"].values()):
             assert 0 < values["min"] <= values["median"] <= values["max"]
 
