@@ -4,6 +4,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def read(source: str | Path | Mapping[str, Any]) -> tuple[Tensors, dict[str, str
     elif content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         found = _read(path, "a file of torch.save's legacy format", torch_file.read_legacy, content)
     elif content.startswith(b"\x89HDF\r\n\x1a\n"):
-        found = _read(path, "an HDF5 file", keras_file.read_hdf5, content)
+        found = _read(path, "an HDF5 file", partial(keras_file.read_hdf5, path=path), content)
     elif content[8:9] == b"{":
         found = _read(path, "a safetensors file", safetensors, content)
     else:

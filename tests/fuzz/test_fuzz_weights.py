@@ -3,10 +3,14 @@
 import gzip
 import io
 import json
+import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +20,7 @@ from mutations import Deep, dumps, fuzz, lengths, mutate, mutate_json, replay
 
 from jaxcnn.models import MODELS, checked_options, create, options
 from jaxcnn.preprocessing import Preprocessing
-from jaxcnn.weights import PEERS, load, save
+from jaxcnn.weights import PEERS, hdf5_index, load, save
 from jaxcnn.weights.source import read
 
 FILES = Path(__file__).parents[1] / "weights" / "files"
@@ -121,9 +125,48 @@ def test_options_of_any_model(seconds, path):
     assert fuzz(case, cases=15, seconds=seconds, memory=4 * MEMORY)["UsageError"]
 
 
-@lengths
-def test_hdf5(seconds, path):
+FORKS = """
+import importlib.util, os, sys
+import h5py
+
+spec = importlib.util.spec_from_file_location("hdf5_index", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+for line in sys.stdin:
+    *sys.argv[1:], path, out = line.split()
+    if not (child := os.fork()):
+        try:
+            sys.stdin, sys.stdout = open(path), open(out, "w")
+            module.main()
+            sys.stdout.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture
+def forked(monkeypatch, tmp_path):
+    """What `read_index` starts is forked off a process that has imported h5py, which takes a hundredth of the time."""
     pytest.importorskip("h5py")  # an extra
+    server = [sys.executable, "-P", "-c", FORKS, hdf5_index.__file__]
+    out, pipes = tmp_path / "out", {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(server, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, **pipes) as process:
+
+        def run(command, stdin, **_):
+            print(*command[-2:], stdin.name, out, file=process.stdin, flush=True)
+            code = os.waitstatus_to_exitcode(int(process.stdout.readline()))
+            return subprocess.CompletedProcess(command, code, out.read_bytes())
+
+        monkeypatch.setattr(hdf5_index, "SECONDS", 1)
+        monkeypatch.setattr(hdf5_index, "subprocess", SimpleNamespace(run=run, PIPE=None, DEVNULL=None))
+        yield
+
+
+@lengths
+def test_hdf5(seconds, path, forked):
+    """The library's memory and time are limited; this process's, which takes its word, are watched."""
     files = [gzip.decompress((FILES / f"{name}.gz").read_bytes()) for name in ("made.h5", "made.weights.h5")]
     heads = [
         [(0, 96), *((at.start() + 4 + 8 * k, 8) for at in re.finditer(rb"TREE|HEAP|SNOD|GCOL", file) for k in range(8))]
@@ -246,4 +289,13 @@ def test_a_long_text_again_and_again(path):
     )
     start = content.index(first)
     content[start : start + 16 * 2001] = first * 2001
+    refused(path, bytes(content), 32 << 20)
+
+
+def test_a_text_that_claims_gigabytes(path):
+    """HDF5 takes the memory first, and only then looks for the text."""
+    pytest.importorskip("h5py")
+    content = bytearray(gzip.decompress((FILES / "made.h5.gz").read_bytes()))
+    reference = content.index(struct.pack("<Q", content.index(b"GCOL")), content.index(b"weight_names")) - 4
+    content[reference : reference + 12] = struct.pack("<IQ", 2_900_000_000, 96)
     refused(path, bytes(content), 32 << 20)
