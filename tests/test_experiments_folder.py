@@ -106,6 +106,7 @@ def test_two_copies_of_the_recipe_differ_in_what_they_say():
         assert tenth.train.steps * 10 == experiment.train.steps
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_folder_of_images_of_ones_own(tmp_path):
     """ResNet-18, one step, on images of many sizes: what `resnet18_imagefolder` is for."""

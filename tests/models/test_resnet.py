@@ -209,7 +209,7 @@ def stage(model, variables, x, name):
     [{}, {"variant": "v1"}, {"block": "basic"}, {"shortcut": "A"}, {"groups": 2, "width_per_group": 128}],
     ids=str,
 )
-@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("output_stride", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_dilated_stages_see_what_strided_ones_see(options, output_stride):
     make = partial(resnet_tiny, depths=(1, 1, 2, 2), **options)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 64, 64, 3)), jnp.float32)

@@ -166,7 +166,7 @@ def test_a_finished_run_is_returned_without_its_data_from_a_disk_that_cannot_be_
     assert jaxcnn.run_seeds(lenet, finished.path.parents[1], progress=False)[0].result == finished.result
 
 
-@pytest.mark.parametrize("name", ["finished", "stateful"])
+@pytest.mark.parametrize("name", ["finished", pytest.param("stateful", marks=pytest.mark.slow)])
 def test_a_run_read_back_predicts_what_it_recorded_without_its_data(name, data, request, monkeypatch):
     run = jaxcnn.load_run(str(request.getfixturevalue(name).path))
     monkeypatch.setattr(trainer, "load_together", None)

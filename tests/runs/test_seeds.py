@@ -101,7 +101,7 @@ def assert_same_run(found, expected):
     np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("mode", ["sequential", "devices"])
+@stacked_first
 def test_each_run_is_that_of_its_seed_alone_bit_for_bit(mode, alone, tmp_path, monkeypatch):
     loaded = []
     load = trainer.load_together

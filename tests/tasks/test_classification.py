@@ -133,6 +133,7 @@ def test_auxiliary_heads_add_to_the_loss_and_not_to_the_metrics():
     np.testing.assert_array_equal(task.predict(outputs), task.predict(main))
 
 
+@pytest.mark.slow
 def test_a_training_step_moves_the_auxiliary_heads():
     model, tx, task = googlenet_tiny(aux_heads=True), optax.sgd(1e-2), Classification()
     image = jax.random.normal(jax.random.key(1), (4, 80, 80, 3))

@@ -59,7 +59,7 @@ def tiny(monkeypatch):
     return replace(LENET, model=ModelConfig(name="tiny"))
 
 
-several_ways = pytest.mark.parametrize("parallel", ["jit", "pmap"])
+several_ways = pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 
 
 @several_ways

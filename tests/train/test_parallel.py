@@ -138,7 +138,7 @@ def one_step(parallel, model, data, tx=SGD, **options):
     return parallel.compile_train(step, lambda batch: batch)(parallel.place(start(model, tx)), data)
 
 
-@several_ways
+@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_without_synchronisation_each_device_normalises_its_own_part(mode, accumulation_steps):
     model, data, parallel = Toy(norm=True), batch(16), Parallel(16, mode, 4)
@@ -366,8 +366,9 @@ def logged_losses(folder):
     return [row["train/loss"] for row in read_metrics(path) if "train/loss" in row]
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.parametrize("mode", ["jit", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
 def test_two_processes(tmp_path, mode):
     codes, said = finish(cluster(tmp_path, LENET, "--train.parallel", mode))
     assert codes == [0, 0], said

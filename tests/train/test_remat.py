@@ -137,6 +137,7 @@ def test_a_step_of_every_classifier_is_the_same(name):
     check_same(make(), data_of(4, side))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA's CPU compiler of jax 0.10 repeats blocks too early")
 def test_memory_of_the_step_shrinks():
     # Each of nine blocks keeps its input in place of some four arrays of the same size.

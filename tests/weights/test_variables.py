@@ -246,6 +246,7 @@ def test_what_load_could_not_read_is_not_written(plain, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_are_as_in_the_file_or_as_asked():
     images = jax.ShapeDtypeStruct((1, 80, 80, 3), jnp.float32)
     variables = create("googlenet", aux_heads=True).init(jax.random.key(0), images)

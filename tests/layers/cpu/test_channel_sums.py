@@ -53,7 +53,7 @@ TRANSFORMED = {
 }
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 4, 5), (2, 7, 3), (13, 4), (1, 3)])  # 48, 14, 13 and 1 positions
+@pytest.mark.parametrize("shape", [(4, 3, 4, 5), (2, 7, 3), (1, 3)])  # 48, 14 and 1 positions
 @pytest.mark.parametrize("transformed", TRANSFORMED)
 @pytest.mark.parametrize("name", PAIRS)
 def test_it_is_the_plain_formula(name, transformed, shape):
