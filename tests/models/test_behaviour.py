@@ -105,6 +105,10 @@ OF_A_KIND = (
 each_model = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in OF_A_KIND else name for name in MODELS]
 )
+one_of_a_family = pytest.mark.parametrize(
+    "name",
+    ["lenet5", "alexnet_2012", "googlenet", "resnet", "regnet_y", "densenet", "shufflenet_v2", "convnext", "unet"],
+)
 DROPOUT = {"dropout": jax.random.key(0)}
 
 
@@ -205,10 +209,7 @@ def test_bfloat16_at_full_width(name, size):
     assert distance(jax.jit(create(name, dtype="bfloat16").apply)(variables, x), exact) < 0.02
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["lenet5", "alexnet_2012", "googlenet", "resnet", "regnet_y", "densenet", "shufflenet_v2", "convnext", "unet"],
-)
+@one_of_a_family
 def test_vmap_over_variables(name):
     model, shape, variables, _, x, logits = evaluated(name)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), variables, start(model, shape, seed=1))
@@ -217,7 +218,7 @@ def test_vmap_over_variables(name):
     assert distance(got[1], logits) > 1e-3
 
 
-@each_model
+@one_of_a_family
 def test_lowers_for_accelerators(name):
     model, shape = MODELS[name]
     variables = jax.eval_shape(model.init, jax.random.key(0), images(shape))
