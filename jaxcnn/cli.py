@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:  # a process of its own
+        sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # it was closed
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may be no UTF-8
         exit_on_second_interrupt("jaxcnn: interrupted" + "; the last checkpoint is good" * (words[:1] == ["train"]))
     sys.exit(_main(words))

@@ -15,7 +15,7 @@ from jaxcnn.errors import UsageError
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 """What an experiment may be called: its name becomes that of a folder."""
 # Nothing of ours comes near them: levels of JSON, which others go through by recursion, and bytes of one text.
-_LEVELS, _BYTES = 50, 2**28
+_LEVELS, _BYTES = 50, 2**25
 # Processes that begin and end while one waits for a lock.
 _TRIES = 100
 _WORDS = {dict: "values by name", list: "a list", str: "text", int: "a whole number"}
@@ -116,7 +116,7 @@ def parse_json(text: str | bytes, what: str, kind: type = dict) -> Any:
       kind: of the value: dict, list, str, int; object: any.
 
     Raises:
-      UsageError: it is not valid JSON, is nested deeper than 50 levels or larger than 256 MiB, holds a whole number
+      UsageError: it is not valid JSON, is nested deeper than 50 levels or larger than 32 MiB, holds a whole number
         beyond 64 bits, or its value is of another kind.
     """
     if len(text) > _BYTES:

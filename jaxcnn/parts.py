@@ -77,7 +77,8 @@ class Finder:
         Args:
           code: folders, and installed packages by name.
           before: where a run had its files.
-          never: the run's own folder.
+          never: the run's own folder. Where it lies below the working folder, so does perhaps what came with it: all
+            of the folder there that it lies in is data.
 
         Raises:
           UsageError: there is no such folder or package.
@@ -90,7 +91,10 @@ class Finder:
                 packages.append(str(each))
             else:
                 raise UsageError(f"--code {each} is neither a folder nor an installed package")
-        never = None if never is None else never.resolve()
+        if never is not None:
+            here, never = Path.cwd().resolve(), never.resolve()
+            if here in never.parents:
+                never = here / never.relative_to(here).parts[0]
         return cls(tuple(folders), installed=False, packages=tuple(packages), before=before or {}, never=never)
 
     def find(self, reference: str) -> Any:

@@ -117,7 +117,8 @@ class Preprocessing:
         return scaled, (_start(scaled[0], rows), _start(scaled[1], columns))
 
     def to_json(self) -> str:
-        """Return it as text, which `from_json` reads."""
+        """Return it as text, which `from_json` reads; UsageError where that would not."""
+        self._check_sides()
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -128,10 +129,13 @@ class Preprocessing:
           UsageError: the text is something else.
         """
         found = check(cls, parse_json(text, "the preprocessing"), "")
-        for name, sides in (("size", found.size), ("resize", found.resize and (found.resize,))):
-            if max(sides or (0,)) > _LONGEST:
-                raise UsageError(f"{name} is {getattr(found, name)!r:.80}: expected sides up to {_LONGEST} pixels")
+        found._check_sides()
         return found
+
+    def _check_sides(self) -> None:
+        for name, sides in (("size", self.size), ("resize", self.resize and (self.resize,))):
+            if max(sides or (0,)) > _LONGEST:
+                raise UsageError(f"{name} is {getattr(self, name)!r:.80}: expected sides up to {_LONGEST} pixels")
 
 
 def _start(length: int, wanted: int) -> int:

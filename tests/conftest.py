@@ -1,5 +1,6 @@
 """Every test runs on eight fake CPU devices, with strict dtype promotion, warnings as errors and a cache of its own."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,8 @@ os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 import hypothesis
 import jax
 
+# Tracing makes millions of objects, which the collector would go through again and again, for a quarter of the time.
+gc.set_threshold(100_000, 10, 50)
 # LLVM's optimisations take a third of the suite's time and are not what is tested. In this process alone: what a test
 # starts compiles as a user's does, and so do the tests of layers/cpu/.
 jax.config.update("jax_disable_most_optimizations", True)

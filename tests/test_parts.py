@@ -527,3 +527,14 @@ def test_what_cannot_be_made(factory, options, message):
     with pytest.raises(UsageError) as error:
         call("t", factory, options)
     assert str(error.value).startswith(message)
+
+
+def test_what_came_with_a_run_is_data_too(tmp_path, monkeypatch):
+    (tmp_path / "theirs" / "run").mkdir(parents=True)
+    (tmp_path / "theirs" / "beside_a_run.py").write_text("tiny = 1\n")
+    monkeypatch.chdir(tmp_path)
+    finder = Finder.of_data((), never=tmp_path / "theirs" / "run")
+    for reference in ("theirs/beside_a_run.py:tiny", "theirs.beside_a_run:tiny"):
+        with pytest.raises(UsageError, match="beside_a_run"):
+            finder.find(reference)
+    assert Finder.of_data(("theirs",), never=tmp_path / "theirs" / "run").find("beside_a_run.py:tiny") == 1

@@ -153,7 +153,7 @@ def _public(value: Any, root: Path) -> Any:
         return value
     flag, equals, text = value.partition("=") if value.startswith("--") else ("", "", value)
     path = Path(text)
-    if text.startswith(("/", "~")):
+    if text.startswith(("/", "~/")) and path.name:
         text = str(path.relative_to(root)) if path.is_relative_to(root) else path.name
     return flag + equals + text
 

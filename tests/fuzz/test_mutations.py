@@ -1,6 +1,7 @@
 """The fuzzers' own checks find what they are to find, and mutations are what a seed makes them."""
 
 import json
+import mmap
 import time
 
 import numpy as np
@@ -34,8 +35,8 @@ def test_json_mutations():
     [
         (lambda: {}["x"], "^KeyError"),
         (lambda: (_ for _ in ()).throw(UsageError("a\nb\nc\nd")), "^a message of 7 characters"),
-        (lambda: (_ for _ in ()).throw(UsageError("x" * 5000)), "^a message of 5000 characters"),
-        (lambda: np.ones(80 << 17).sum(), "^it takes .*more than 50"),
+        # Fresh pages: malloc may have kept as many.
+        (lambda: np.frombuffer(mmap.mmap(-1, 80 << 20), np.uint8).fill(1), "^it takes .*more than 50"),
     ],
 )
 def test_what_must_not_come_out(door, finding):
