@@ -25,7 +25,7 @@ from jaxcnn.runs.loaded import Run, load_run, on_devices
 from jaxcnn.runs.record import Record, check_data
 from jaxcnn.runs.trainer import Trainer
 from jaxcnn.stop import StopFlag, Stopped
-from jaxcnn.train.parallel import together
+from jaxcnn.train.parallel import gathered, together
 from jaxcnn.train.schedules import find_schedule
 
 
@@ -125,9 +125,8 @@ def resume(
     differ: Mapping[str, Any] = {}
     if experiment is not None:
         if experiment.train.seeds != 1:
-            raise UsageError(
-                f"train.seeds is {experiment.train.seeds}: cannot resume {folder}, which is the run of one"
-            )
+            seeds = experiment.train.seeds
+            raise UsageError(f"train.seeds is {seeds}: cannot resume {folder}, which is the run of one")
         differ = experiments.differences(experiment, found.experiment)
         if set(differ) - {"train.steps", "train.epochs"} or (differ and not found.folder.finished):
             raise UsageError(f"cannot resume {folder}: {experiments.difference(experiment, found.experiment)}")
@@ -216,9 +215,8 @@ def evaluate(
     """
     found = load_run(folder, code=code)
     experiment, there = found.experiment, jax.device_count()
-    experiment = on_devices(
-        experiment, math.gcd(experiment.train.batch_size, min(experiment.train.devices or there, there))
-    )
+    devices = math.gcd(experiment.train.batch_size, min(experiment.train.devices or there, there))
+    experiment = on_devices(experiment, devices)
     with StopFlag() as stop:
         if data_path is not None:
             experiment = experiment.override({"data.path": data_path})
@@ -246,9 +244,10 @@ def _train(found: Run, progress: bool, command: str) -> Run:
     started, record = time.perf_counter(), None
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
-        if not found.folder.finished:  # else nothing is written, and its disk may be read-only
+        # All processes do as the first one sees it: a shared disk may not show the same to each.
+        if not (finished := gathered(found.folder.finished)[0]):  # else nothing is written: its disk may be read-only
             stack.enter_context(_only_here(found.folder))
-        if found.folder.finished:
+        if finished or gathered(found.folder.finished)[0]:
             _say(progress, describe_finished(found))
             return found
         try:
