@@ -103,7 +103,7 @@ def test_a_file_that_is_gone(tmp_path):
     records = open_folder(write_folder(tmp_path, photos(3))).records("train")
     (tmp_path / "bee/1.JPEG").unlink()
     (gone,) = (index for index in range(3) if records.name(index).endswith("bee/1.JPEG"))
-    with pytest.raises(BadExample, match="cannot be read: No such file"):
+    with pytest.raises(BadExample, match="No such file"):
         records[gone]
 
 
@@ -198,7 +198,7 @@ def test_what_is_no_example_of_a_folder_is_listed(tmp_path):
     records = store.records("train")
     assert store.sizes == {"train": 7} and len(records.fingerprint()) == 64
     (dead,) = [index for index in range(7) if records.name(index).endswith("dead.JPEG")]
-    with pytest.raises(BadExample, match="cannot be read"):
+    with pytest.raises(BadExample, match="No such file"):
         records[dead]
 
 

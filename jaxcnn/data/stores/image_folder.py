@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxcnn.data.fields import Example, Image, Label
 from jaxcnn.data.stores.records import Store, check_in_keeping, digest, is_image, mixed_order, shown
-from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.errors import UsageError
 from jaxcnn.images.opening import read_file
 
 
@@ -26,11 +26,7 @@ class FolderRecords:
 
     def __getitem__(self, index: int) -> Example:
         """Return the bytes of one file."""
-        try:
-            return {"image": read_file(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
-        # Other errors may pass: they stop the run, which can go on.
-        except (FileNotFoundError, PermissionError) as error:
-            raise BadExample(f"cannot be read: {error.strerror}") from error
+        return {"image": read_file(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
 
     def name(self, index: int) -> str:
         """Return the path of one file."""
