@@ -36,6 +36,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def memory() -> int:
+    """Return how many bytes of memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def version(package: str) -> str | None:
     """Return the version of an installed package; None: it is not installed."""
     try:

@@ -155,10 +155,8 @@ def _opened(image: Any, mode: Literal["L", "RGB"]) -> "Image":
     if isinstance(image, str | Path):
         try:
             pixels = decode(read_file(image), len(mode))
-        except FileNotFoundError as error:
-            raise UsageError(f"there is no image {image}") from error
-        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-            raise UsageError(f"the image {image} cannot be read: {getattr(error, 'strerror', error)}") from error
+        except OSError as error:
+            raise UsageError(f"the image {image} cannot be read: {error.strerror}") from error
         except BadImage as error:
             raise UsageError(f"the image {image} cannot be used: {error}") from error
         image = pixels

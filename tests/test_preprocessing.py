@@ -89,7 +89,8 @@ def test_what_is_no_image(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
     for given, message in (
-        (tmp_path / "none.jpg", "there is no image"),
+        (tmp_path / "none.jpg", "none.jpg cannot be used: No such file"),
+        ("a\0b", "cannot be used: has a name that no file can have"),
         (tmp_path, "is a folder"),
         (tmp_path / "text.jpg", "text.jpg cannot be used: begins with b'text': expected JPEG, PNG"),
         (tmp_path / "empty.png", "empty.png cannot be used: an empty file"),

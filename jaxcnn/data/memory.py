@@ -20,6 +20,7 @@ from jaxcnn.data.framing import Fit
 from jaxcnn.data.reading import Reading
 from jaxcnn.data.stores.records import Records
 from jaxcnn.data.threads import in_order
+from jaxcnn.environment import memory
 from jaxcnn.errors import UsageError
 
 # Examples that a thread reads at a stretch.
@@ -68,14 +69,13 @@ def _bytes(shapes: Mapping[str, Any]) -> int:
 
 def check_memory(count: int, shapes: Mapping[str, Any]) -> None:
     """Raise UsageError where `count` examples of these shapes do not fit in half the memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = count * _bytes(shapes)
-    if needed > memory // 2:
+    needed, there = count * _bytes(shapes), memory()
+    if needed > there // 2:
         name, largest = max(shapes.items(), key=lambda one: _bytes(dict([one])))
         size = "x".join(map(str, jax.tree.leaves(largest)[0].shape))
         raise UsageError(
             f"{count} examples of {name} {size} are {needed / 2**30:.0f} GiB, more than half of the memory "
-            f"({memory / 2**30:.0f} GiB): choose a smaller data.image_size, or data.pipeline streaming"
+            f"({there / 2**30:.0f} GiB): choose a smaller data.image_size, or data.pipeline streaming"
         )
 
 

@@ -5,6 +5,7 @@ running other programs: Ghostscript for EPS.
 """
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -29,6 +30,8 @@ GREY = frozenset({"1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 """Pillow's modes of one channel."""
 WHOLE = (GREY | {"P"}) - {"F"}
 """Pillow's modes whose values may be classes."""
+# Why a file can never be opened; ENXIO: it is a socket. Other errors may pass: they stop a run, which can go on.
+_LASTING = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF; of the second 0 says that white is 0
 
 
@@ -40,10 +43,18 @@ def read_file(path: str | Path) -> bytes:
     """Return the bytes of a file, in half as many calls of the system as `Path.read_bytes` makes.
 
     Raises:
-        BadImage: it is a folder, a pipe (which is not waited for) or a device, or has more than MAX_BYTES.
-        OSError: it cannot be opened or read.
+        BadImage: it is not there, may not be read, is a folder, a pipe (which is not waited for) or a device, or has
+            more than MAX_BYTES.
+        OSError: it cannot be read for another reason, which may pass.
     """
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except ValueError as error:  # a zero byte, or what is no character
+        raise BadImage("has a name that no file can have") from error
+    except OSError as error:
+        if error.errno in _LASTING:
+            raise BadImage(os.strerror(error.errno)) from error
+        raise
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):

@@ -78,15 +78,20 @@ def decode_classes(encoded: bytes) -> Int[np.ndarray, "h w"]:
     """Return the class map in a file of one channel: grey values, or the indices of a palette.
 
     Raises:
-        BadImage: as `decode`; or it has several channels, or grey values that Pillow scales.
+        BadImage: as `decode`; or it has several channels, or grey values that Pillow scales or inverts.
     """
     with opened(encoded) as image:
         if image.mode not in WHOLE:
             raise BadImage(f"is of mode {image.mode}, expected one channel that holds classes")
-        # Less than 8 bits of grey become 8, and any brightest value of a PGM file 255 or 65535.
+        # Less than 8 bits of grey become 8, and any brightest value of a PGM file 255 or 65535; where TIFF says that
+        # white is 0, Pillow turns grey of up to 8 bits round ("I").
         for tile in getattr(image, "tile", ()):
             raw, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-            if raw in ("L;2", "L;4") or (tile.codec_name.startswith("ppm") and rest and rest[0] not in (255, 65535)):
-                raise BadImage("has grey values that are scaled as they are read: expected 8 or 16 bits, or a palette")
+            scaled = tile.codec_name.startswith("ppm") and rest and rest[0] not in (255, 65535)
+            if scaled or str(raw).startswith(("L;2", "L;4", "L;I")):
+                raise BadImage(
+                    "has grey values that are scaled or inverted as they are read: expected 8 or 16 bits with black as "
+                    "0, or a palette"
+                )
         found = np.asarray(image)
     return found.astype(np.uint8 if found.dtype == bool else np.int32) if found.dtype != np.uint8 else found

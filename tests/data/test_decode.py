@@ -125,7 +125,7 @@ def test_bits_are_pillows(kind, channels):
 DEEP = (np.arange(40 * 30).reshape(40, 30) * 54).astype(np.uint16)  # up to 64,746
 
 
-def tiff(bits, samples, kind=1, photometric=1, order="<"):
+def tiff(bits, samples, kind=1, photometric=1, order="<", fill_order=1):
     """A TIFF file of grey samples, given as they are stored."""
     tags = {
         256: 30,
@@ -133,6 +133,7 @@ def tiff(bits, samples, kind=1, photometric=1, order="<"):
         258: bits,
         259: 1,
         262: photometric,
+        266: fill_order,
         273: 8,
         277: 1,
         278: 40,
@@ -209,8 +210,23 @@ def test_class_maps_keep_their_values():
     grey = encode(Image.fromarray(few).point(lambda value: 85 * value), "PNG", bits=2)
     assert decode(grey, 1).max() == 255
     for encoded in (b"P5 30 40 20\n" + few.tobytes(), b"P2 30 40 20\n" + b" ".join(b"%d" % one for one in few.ravel())):
-        with pytest.raises(BadImage, match="scaled as they are read"):
+        with pytest.raises(BadImage, match="scaled or inverted as they are read"):
             decode_classes(encoded)
+
+
+@pytest.mark.parametrize("white", [0, 1])
+@pytest.mark.parametrize("reversed_bits", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_class_maps_whose_values_would_be_changed(bits, reversed_bits, white):
+    """TIFF has grey of few bits, of bits in the other order, and with white as 0."""
+    samples = np.arange(40 * -(-30 * bits // 8), dtype=np.uint16).astype(np.uint8)
+    packed = np.packbits(np.unpackbits(samples, bitorder="little")) if reversed_bits else samples
+    encoded = tiff(bits, packed.tobytes(), photometric=white, fill_order=1 + reversed_bits)
+    if (bits, white) == (8, 1):
+        np.testing.assert_array_equal(decode_classes(encoded).ravel(), samples)
+        return
+    with pytest.raises(BadImage, match="scaled or inverted as they are read"):
+        decode_classes(encoded)
 
 
 def bomb():

@@ -1,6 +1,9 @@
 """Data sets that are objects in Python: what is read of each kind, and what is said of those that are none."""
 
 import io
+import os
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from PIL import Image as Pillow
 
 from jaxcnn.data import Boxes, ClassMap, DataConfig, Image, Label, Reader, Value, eval_batches, load
 from jaxcnn.data.stores.objects import open_object
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.errors import BadExample, RunError, UsageError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 8, 8, 3), np.uint8)
@@ -143,6 +146,36 @@ def test_an_example_without_a_field_is_bad():
     data, batch = read(source, bad_limit=0.5)
     assert [(bad.name, bad.reason) for bad in data.train.bad] == [("train example 3", "it has no label")]
     assert not batch["mask"][3] and batch["mask"].sum() == 7 and not batch["image"][3].any()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_files_that_cannot_be_read_are_bad_examples(tmp_path, monkeypatch, first):
+    """One at the beginning, too, by which the fields are told."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    with open("large", "wb") as file:
+        file.truncate((1 << 30) + 1)
+    (tmp_path / "good.png").write_bytes(png(IMAGES[0]))
+    (tmp_path / "map.png").write_bytes(png(np.eye(8, dtype=np.uint8)))
+    names = ["folder", "circle", "pipe", "socket", "large", "none", "good.png/x", "x" * 300, "a\0b"]
+    files = [*({"bytes": None, "path": name} for name in names), Path("none"), {"bytes": None, "path": None}]
+    for field, good in (("image", "good.png"), ("map", "map.png")):
+        whole = {"image": Path("good.png"), "map": Path("map.png"), "label": 1}
+        examples = [whole | {field: Path(good)}] * 3 + [whole | {field: file} for file in files]
+        like = {"image": Image, "map": ClassMap, "label": Label}
+        store = open_object(examples[:: -1 if first else 1], like)
+        assert store.fields == {"image": Image(3), "map": ClassMap(("0", "1")), "label": Label(("0", "1"))}
+        records, bad = store.records("train"), []
+        for index in range(len(records)):
+            try:
+                records[index]
+            except BadExample as error:
+                bad.append(str(error))
+        assert len(bad) == len(files) and "No such file or directory" in bad and len(records.fingerprint()) == 64
 
 
 def test_fingerprints_tell_sources_apart():

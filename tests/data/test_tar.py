@@ -290,6 +290,15 @@ def test_headers_are_those_that_python_reads(tmp_path):
         assert [tuple(header) for header in headers(tmp_path / "x.tar")] == expected
 
 
+def test_a_name_that_begins_as_a_packed_file_does(tmp_path):
+    files = {"BZhang/001.jpg": b"0", "cat/0.jpg": b"1"}
+    assert open_tar(write_tar(tmp_path / "train.tar", files)).sizes == {"train": 2}
+    for count in (100, 5000):
+        (tmp_path / "train.tar").write_bytes(b"BZh9" + bytes(range(100)) * (count // 100))
+        with pytest.raises(UsageError, match="is compressed"):
+            open_tar(tmp_path / "train.tar")
+
+
 def test_names_from_outside_are_shown_in_one_line(tmp_path):
     files = {"caf\udce9/0.jpg": b"", "bee/\x1b[2J\n1.jpg": b"", "bee/\nnotes.txt": b""}
     store = open_tar(write_tar(tmp_path / "train.tar", files))

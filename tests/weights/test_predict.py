@@ -88,7 +88,7 @@ def test_more_classes_than_there_are(folder, capsys):
         ("a.png", "--weights is missing: expected a path, see jaxcnn predict --help"),
         ("--weights named.safetensors", "IMAGES is missing: expected a list of paths, see jaxcnn predict --help"),
         ("--weights named.safetensors --top 0 a.png", "--top is 0"),
-        ("--weights named.safetensors none.png", "there is no image none.png"),
+        ("--weights named.safetensors none.png", "the image none.png cannot be used: No such file"),
         ("--weights named.safetensors a.png named.safetensors", "named.safetensors cannot be used: begins with"),
         ("--weights namd.safetensors a.png", "there is no file namd.safetensors: did you mean named.safetensors?"),
         ("--weights a.png a.png", "a.png has an unknown format"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jaxcnn.data.fields import Example, Image, Label
 from jaxcnn.data.stores.records import Store, check_in_keeping, digest, is_image, mixed_order, shown
-from jaxcnn.errors import BadExample, UsageError
+from jaxcnn.errors import UsageError
 from jaxcnn.images.opening import read_file
 
 
@@ -26,11 +26,7 @@ class FolderRecords:
 
     def __getitem__(self, index: int) -> Example:
         """Return the bytes of one file."""
-        try:
-            return {"image": read_file(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
-        # Other errors may pass: they stop the run, which can go on.
-        except (FileNotFoundError, PermissionError) as error:
-            raise BadExample(f"cannot be read: {error.strerror}") from error
+        return {"image": read_file(f"{self.root}/{self.files[index]}"), "label": self.labels[index]}
 
     def name(self, index: int) -> str:
         """Return the path of one file."""
@@ -83,7 +79,8 @@ def open_folder(root: Path) -> Store:
     classes = {split: {names[label] for label in records.labels} for split, records in opened.items()}
     for name in names:
         if not any(name in there for there in classes.values()):
-            raise _no_class(next(splits[split] / name for split in splits if name in listings[split].folders))
+            split = next(split for split in splits if name in listings[split].folders)
+            raise _no_class(splits[split] / name, min(classes[split]))
     check_in_keeping(root, classes)
     return Store(
         fields={"image": Image(), "label": Label(tuple(map(shown, names)))},
@@ -93,13 +90,16 @@ def open_folder(root: Path) -> Store:
     )
 
 
-def _no_class(folder: Path) -> UsageError:
-    """Return the error for a folder that holds no image itself: as a class it would have no example."""
+def _no_class(folder: Path, other: str) -> UsageError:
+    """Return the error for a folder that holds no image itself, as `other` beside it does: a class without examples."""
     files = (os.path.join(top, file) for top, _, files in os.walk(folder) for file in sorted(files) if is_image(file))
     deeper = next(files, None)
-    what = "holds no image" if deeper is None else f"holds images only deeper, such as {shown(deeper)}"
+    expected = "expected CLASS/image, or SPLIT/CLASS/image"
+    if deeper is None:
+        return UsageError(f"{shown(str(folder))} holds no image: {expected}; if it is no class, move it elsewhere")
     return UsageError(
-        f"{shown(str(folder))} {what}: expected CLASS/image, or SPLIT/CLASS/image; if it is no class, move it elsewhere"
+        f"{shown(str(folder))} holds images only deeper, such as {shown(deeper)}, and {shown(other)} beside it holds "
+        f"some itself: {expected}; move the one that does not fit elsewhere"
     )
 
 

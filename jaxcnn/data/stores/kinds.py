@@ -87,9 +87,17 @@ def fields_of(
 
 
 def encoded_or_same(value: Any) -> Any:
-    """Return the bytes of an image file, given them, its path or Hugging Face's {"bytes", "path"}; or the same."""
+    """Return the bytes of an image file, given them, its path or Hugging Face's {"bytes", "path"}; or the same.
+
+    Raises:
+        BadImage: see `read_file`; or there are neither bytes nor a path.
+        OSError: see `read_file`.
+    """
     if _is_file(value):
-        value = value["bytes"] if value.get("bytes") is not None else Path(value["path"])
+        content, path = value.get("bytes"), value.get("path")
+        if content is None and path is None:
+            raise BadImage("has neither bytes nor a path")
+        value = Path(path) if content is None else content
     if isinstance(value, Path):
         return read_file(value)
     return bytes(value) if isinstance(value, bytearray | memoryview) else value
@@ -159,8 +167,8 @@ def _kinds(example: Mapping[str, Any]) -> dict[str, type[Field] | None]:
 
 
 def _size(picture: Any) -> tuple[int, ...]:
-    value = encoded_or_same(picture)
     try:
+        value = encoded_or_same(picture)
         return image_size(value) if isinstance(value, bytes) else (value.height, value.width)
     except BadImage:
         return (0, 0)
@@ -239,10 +247,10 @@ def _image(name: str, first: Raw) -> Image:
 
 
 def _channels(picture: Any) -> int:
-    value = encoded_or_same(picture)
-    if not isinstance(value, bytes):
-        return 1 if getattr(value, "mode", "L") in GREY else 3
     try:
+        value = encoded_or_same(picture)
+        if not isinstance(value, bytes):
+            return 1 if getattr(value, "mode", "L") in GREY else 3
         return channels_of(value)
     except BadImage:
         return 1  # it says nothing
@@ -272,8 +280,8 @@ def _classes(kind: type[Field], value: Any) -> np.ndarray:
     """Return the classes that a value holds; none where it is bad, which is told when it is read."""
     if kind is Boxes:
         value = value["label"] if _is_boxes(value) else ()
-    value = encoded_or_same(value)
     try:
+        value = encoded_or_same(value)
         found = decode_classes(value) if isinstance(value, bytes) else np.asarray(value)
     except BadImage:
         return np.zeros(0, int)

@@ -1,6 +1,5 @@
 """Data sets in NumPy's .npz files: arrays {split}_images and {split}_labels, and optionally class_names."""
 
-import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import numpy as np
 from jaxcnn.data.fields import Field, Image, Label
 from jaxcnn.data.stores.arrays import array_store
 from jaxcnn.data.stores.records import Store, shown
+from jaxcnn.environment import memory
 from jaxcnn.errors import UsageError
 
 
@@ -19,8 +19,8 @@ def open_npz(path: Path) -> Store:
     """Open such a file; what else it holds is not read.
 
     Raises:
-        UsageError: it is no .npz file, damaged, or larger unpacked than half the memory; or an array is not what it
-            should be.
+        UsageError: it is no .npz file, damaged, or its arrays are larger unpacked than half the memory; or one is not
+            what it should be.
     """
     held: list[str] = []
 
@@ -51,16 +51,16 @@ def read_npz(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> d
         UsageError: it is none, damaged, encrypted or packed in a way that is not known, an array is none or holds
             objects, or they are larger than half the memory.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it was not written by np.savez")
         # Opened here: np.load leaves a file open that it does not like.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            size = sum(member.file_size for member in file.zip.infolist())
-            if size > memory // 2:
+            names = dict.fromkeys(filter(wanted, file.files))
+            size = sum(one.file_size for one in file.zip.infolist() if one.filename.removesuffix(".npy") in names)
+            if size > memory() // 2:
                 raise ValueError(f"it unpacks to {size} bytes, more than half of the memory")
-            found = {name: file[name] for name in file.files if wanted(name)}
+            found = {name: file[name] for name in names}
             for name, array in found.items():
                 if not isinstance(array, np.ndarray):
                     raise ValueError(f"{shown(name)} is no array")

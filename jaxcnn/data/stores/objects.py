@@ -239,7 +239,8 @@ def stored(field: Field, value: Any) -> Any:
     """Return a value from outside as it is stored, see `fields.Example`.
 
     Raises:
-        ValueError: one line: it cannot be of this field. Files that cannot be read raise OSError.
+        ValueError: one line: it cannot be of this field.
+        BadImage, OSError: a file cannot be read, see `opening.read_file`.
     """
     match field:
         case Image():

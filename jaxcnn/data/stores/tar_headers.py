@@ -66,13 +66,15 @@ def _members(file: int) -> Iterator[Header]:
     extended: dict[str, bytes] = {}
     while True:
         block = os.pread(file, _BLOCK, at)
-        if at == 0 and block.startswith(_PACKED):
-            raise Compressed
-        if len(block) < _BLOCK:
-            raise _Damaged(f"{at} there is no member and no end mark")
         if block == bytes(_BLOCK):
             return
-        header, kind = _header(block, at, of_all | extended)
+        try:
+            header, kind = _header(block, at, of_all | extended)
+        except _Damaged:
+            # A member's name may begin as a packed file does: BZhang/1.jpg.
+            if at == 0 and block.startswith(_PACKED):
+                raise Compressed from None
+            raise
         if at + _BLOCK + header.size > end:
             raise _Damaged(f"{at} begins a member of {header.size} bytes, of a file of {end}")
         if kind in (_LONG_NAME, _LONG_LINK, _PAX_OF_ALL, *_PAX):
@@ -94,6 +96,8 @@ def _members(file: int) -> Iterator[Header]:
 
 def _header(block: bytes, at: int, extended: dict[str, bytes]) -> tuple[Header, bytes]:
     """Return a header and its kind, with what extended headers before it say."""
+    if len(block) < _BLOCK:
+        raise _Damaged(f"{at} there is no member and no end mark")
     rest = block[:148] + b" " * 8 + block[156:]
     wrong = sum(rest) - _number(block[148:156], at)
     if wrong and wrong != 256 * sum(byte > 127 for byte in rest):  # some old ones took bytes for signed
