@@ -17,7 +17,7 @@ import jax
 # Tracing makes millions of objects, which the collector would go through again and again, for a quarter of the time.
 gc.set_threshold(100_000, 10, 50)
 # LLVM's optimisations take a third of the suite's time and are not what is tested. In this process alone: what a test
-# starts compiles as a user's does, and so do the tests of layers/cpu/.
+# starts compiles as a user's does; and see `compiled_as_for_users`.
 jax.config.update("jax_disable_most_optimizations", True)
 # The same examples each time: XLA's compiler ends the process for a few odd convolutions, wherever they come up.
 hypothesis.settings.register_profile("same", derandomize=True)
@@ -28,6 +28,14 @@ hypothesis.settings.load_profile("same")
 def own_cache(tmp_path_factory):
     """What is cached for a user of this machine is neither read nor added to."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def compiled_as_for_users():
+    """Compile with all optimisations: for the formulations of the CPU, and to compare with other processes."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
