@@ -129,7 +129,7 @@ def test_batches_are_the_same_bits_on_every_number_of_devices():
 
 
 TASK, SGD = Classification(), optax.sgd(0.5)
-pytestmark = pytest.mark.usefixtures("compiled_as_for_users")  # losses are compared with other processes'
+pytestmark = pytest.mark.usefixtures("compiled_as_for_users")  # losses are compared with other processes
 several_ways = pytest.mark.parametrize("mode", ["jit", "pmap"])
 
 
