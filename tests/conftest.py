@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def compiled_as_for_users():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def hostile(tmp_path, monkeypatch):
+    """A module that any import finds, and which leaves a mark; where the mark would be."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/hostile.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    yield tmp_path / "mark"
+    sys.modules.pop("hostile", None)
 
 
 @pytest.fixture

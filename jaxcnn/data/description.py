@@ -11,6 +11,7 @@ from jaxcnn.data import fields as kinds
 from jaxcnn.data.fields import ClassMap, Fields, Image, class_names_of
 from jaxcnn.data.norms import Norms, given_norms
 from jaxcnn.data.order import LastBatch
+from jaxcnn.data.prepared import has_norms
 from jaxcnn.errors import UsageError
 from jaxcnn.typed import Count, check, to_json
 
@@ -73,7 +74,7 @@ class Description:
                 norms = given_norms(given["mean"], given["std"], shapes["image"].shape)
                 if not (np.isfinite(norms.mean).all() and np.isfinite(norms.std).all() and (norms.std > 0).all()):
                     raise ValueError(f"norms: std is {norms.std.tolist()}: expected finite numbers above 0"[:200])
-            elif isinstance(fields.get("image"), Image):
+            elif has_norms(fields):
                 raise ValueError("norms of the images are missing")
             sizes = check(dict[str, Count], values["examples"], "examples")
             if not {"train", "test"} <= sizes.keys():

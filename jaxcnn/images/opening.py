@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from jaxcnn.errors import BadExample
+from jaxcnn.errors import BadExample, line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -136,4 +136,4 @@ def check_bytes(size: int) -> None:
 
 
 def _bad(error: Exception) -> BadImage:
-    return BadImage(" ".join(str(error).split())[:200] or type(error).__name__)
+    return BadImage(line(error)[:200])

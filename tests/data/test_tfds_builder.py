@@ -253,16 +253,6 @@ def test_features():
         tfds_builder.find_features(info({"image": deep, "label": label}))
 
 
-@pytest.fixture
-def hostile(tmp_path, monkeypatch):
-    """A module that any import finds, and which leaves a mark."""
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path/hostile.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
-    monkeypatch.syspath_prepend(tmp_path / "path")
-    yield tmp_path / "mark"
-    sys.modules.pop("hostile", None)
-
-
 def test_reading_imports_nothing_that_the_files_name(tmp_path, hostile):
     write(tmp_path)
     file = tmp_path / "tiny/1.0.0/features.json"

@@ -23,16 +23,6 @@ def good(tmp_path_factory):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.fixture
-def hostile(tmp_path, monkeypatch):
-    """A module that any import finds, and which leaves a mark; where the mark would be."""
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path/hostile.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
-    monkeypatch.syspath_prepend(tmp_path / "path")
-    yield tmp_path / "mark"
-    sys.modules.pop("hostile", None)
-
-
 def opened(data_dir):
     return open_tfds(open_builder(DataConfig(source="tfds", name="tiny", path=data_dir, download=False), lambda: None))
 

@@ -27,7 +27,7 @@ from jaxcnn.data.reading import labelled
 from jaxcnn.data.stores.records import Records, Store, digest, shown
 from jaxcnn.data.threads import in_order
 from jaxcnn.errors import BadExample, UsageError, unknown
-from jaxcnn.files import fsync
+from jaxcnn.files import fsync, read_json
 from jaxcnn.images.opening import MAX_PIXELS
 
 Format = Literal["jpeg", "raw"]
@@ -320,11 +320,9 @@ def _is_index(index: np.ndarray, size: int, channels: int) -> bool:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        if not (path / _MANIFEST).is_file():  # a pipe would be waited for
-            raise FileNotFoundError
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        manifest = read_json(path / _MANIFEST)
         version = manifest["version"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (UsageError, KeyError) as error:
         raise UsageError(f"{path} is no cache: expected a folder that `jaxcnn data prepare` wrote") from error
     if version != _VERSION:
         raise UsageError(f"{path} is a cache of version {str(version)[:20]}, expected {_VERSION}: prepare it again")

@@ -12,7 +12,7 @@ from jaxcnn.data.fields import Field, Image, Label
 from jaxcnn.data.stores.arrays import array_store
 from jaxcnn.data.stores.records import Store, shown
 from jaxcnn.environment import memory
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, line
 
 
 def open_npz(path: Path) -> Store:
@@ -66,8 +66,7 @@ def read_npz(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> d
                     raise ValueError(f"{shown(name)} is no array")
             return found
     except Exception as error:  # zipfile, what it unpacks with and NumPy raise whatever a damaged file leads them to
-        reason = shown(" ".join(str(error).split())[:200]) or type(error).__name__
-        raise UsageError(f"{path}: not a readable .npz file ({reason})") from error
+        raise UsageError(f"{path}: not a readable .npz file ({shown(line(error)[:200])})") from error
 
 
 def _class_names(path: Path, names: np.ndarray) -> tuple[str, ...]:
